@@ -1,0 +1,268 @@
+"""Molecules ↔ RDKit, and the rule by which a generated molecule is accepted.
+
+Conversion never repairs: what the model said is what RDKit gets, and :func:`check` judges the whole molecule.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from rdkit import Chem, rdBase
+from rdkit import __version__ as RDKIT_VERSION
+from rdkit.Chem import rdForceFieldHelpers
+from rdkit.Geometry import Point3D
+
+from moldiff.molecule import Molecules
+
+# The shortest bond there is, in H2, is 0.74 Å; nothing met at room temperature brings two nuclei closer than this.
+MIN_DISTANCE = 0.5  # Å
+MAX_RELAXATION_STEPS = 500
+
+_ORDERS = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
+_CLASSES = {bond_type: order for order, bond_type in _ORDERS.items()}
+# RDKit's clean-up rewrites pentavalent nitrogen and the like into charged forms: a repair, so not in a judgement.
+_SANITIZE = Chem.SANITIZE_ALL ^ Chem.SANITIZE_CLEANUP ^ Chem.SANITIZE_CLEANUP_ORGANOMETALLICS
+_TOKEN = re.compile(r"([A-Z][a-z]?)(\d*)([+-]?)")
+
+
+class ConversionError(ValueError):
+    """A molecule cannot be expressed in the vocabulary; the message names the molecule, the atom and the remedy."""
+
+
+class Verdict(NamedTuple):
+    """The outcome of :func:`check`: a sanitised copy, or the reason for rejection."""
+
+    mol: Chem.Mol | None
+    reason: str | None  # "disconnected", "valence", "sanitisation", "radical" or "coordinates"
+
+
+class Graph(NamedTuple):
+    """A molecular graph of N heavy atoms and B bonds, hydrogens counted on their atoms."""
+
+    number: np.ndarray  # (N,) atomic numbers, in the order of the SMILES
+    charge: np.ndarray  # (N,) formal charges, e
+    hydrogens: np.ndarray  # (N,) attached hydrogens
+    bond_index: np.ndarray  # (B, 2)
+    bond_order: np.ndarray  # (B,) Kekulé orders 1–3
+    smiles: str  # canonical, without stereo
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Mute RDKit's log streams; on leaving, those that were on are on again and the others stay off."""
+    with rdBase.BlockLogs():
+        yield
+
+
+def token_name(symbol: str, charge: int) -> str:
+    """The vocabulary name of an element with a formal charge: ``("N", 1)`` → ``"N+"``, ``("O", -2)`` → ``"O2-"``."""
+    if charge == 0:
+        return symbol
+    return f"{symbol}{abs(charge) if abs(charge) > 1 else ''}{'+' if charge > 0 else '-'}"
+
+
+def parse_token(name: str) -> tuple[str, int]:
+    """Inverse of :func:`token_name`. Raises ``ValueError`` for anything that it would not write."""
+    match = _TOKEN.fullmatch(name)
+    if match:
+        symbol, size, sign = match.groups()
+        charge = int(sign + (size or "1")) if sign else 0
+        if token_name(symbol, charge) == name and _is_element(symbol):
+            return symbol, charge
+    raise ValueError(f"token {name!r}: expected an element and its charge, such as 'C', 'N+' or 'O2-'")
+
+
+def _is_element(symbol: str) -> bool:
+    try:
+        with quiet():
+            return Chem.GetPeriodicTable().GetAtomicNumber(symbol) > 0
+    except RuntimeError:  # how RDKit reports an unknown symbol
+        return False
+
+
+def to_rdkit(molecules: Molecules, vocabulary: Sequence[str]) -> list[Chem.Mol]:
+    """Exactly the given atoms, charges, Kekulé bonds and coordinates (Å, one conformer): no sanitising, no repair.
+
+    Atoms carry the no-implicit-hydrogens flag, so that RDKit never completes a valence that the model left open.
+    """
+    atoms = [_atom(*parse_token(name)) for name in vocabulary]
+    molecules = molecules.to("cpu")
+    fields = (molecules.mask, molecules.pos.double(), molecules.atom, molecules.bond)
+    return [_mol(atoms, *arrays) for arrays in zip(*(f.numpy() for f in fields), strict=True)]
+
+
+def _atom(symbol: str, charge: int) -> Chem.Atom:
+    atom = Chem.Atom(symbol)
+    atom.SetFormalCharge(charge)
+    atom.SetNoImplicit(True)
+    return atom
+
+
+def _mol(atoms: list[Chem.Atom], mask: np.ndarray, pos: np.ndarray, atom: np.ndarray, bond: np.ndarray) -> Chem.Mol:
+    mol = Chem.RWMol()
+    for token in atom[mask].tolist():
+        mol.AddAtom(atoms[token])
+    bond = np.triu(bond[mask][:, mask], 1)
+    first, second = np.nonzero(bond)
+    for i, j, order in zip(first.tolist(), second.tolist(), bond[first, second].tolist(), strict=True):
+        mol.AddBond(i, j, _ORDERS[order])
+    conformer = Chem.Conformer(mol.GetNumAtoms())
+    for i, xyz in enumerate(pos[mask].tolist()):
+        conformer.SetAtomPosition(i, Point3D(*xyz))
+    conformer.Set3D(True)
+    mol.AddConformer(conformer, assignId=True)
+    return mol.GetMol()
+
+
+def from_rdkit(mols: Sequence[Chem.Mol], vocabulary: Sequence[str]) -> Molecules:
+    """Molecules with explicit hydrogens and one conformer, as a padded batch on the CPU (float32, Å).
+
+    Aromatic bonds are kekulised on a copy. Raises :class:`ConversionError` naming the molecule (counted from 0) and the
+    atom when hydrogens are implicit, coordinates are missing, or an element, charge or bond is not representable.
+    """
+    index = {parse_token(name): k for k, name in enumerate(vocabulary)}
+    singles = [_single(number, mol, index) for number, mol in enumerate(mols)]
+    if not singles:
+        raise ConversionError("no molecules given; pass at least one")
+    return Molecules.collate(singles)
+
+
+def _single(number: int, mol: Chem.Mol, index: dict[tuple[str, int], int]) -> Molecules:
+    mol = Chem.Mol(mol)
+    mol.UpdatePropertyCache(strict=False)
+    if mol.GetNumConformers() == 0:
+        raise ConversionError(f"molecule {number}: no coordinates; embed it first (rdkit.Chem.AllChem.EmbedMolecule)")
+    Chem.Kekulize(mol, clearAromaticFlags=True)
+    tokens = [_token(f"molecule {number}, atom {atom.GetIdx()}", atom, index) for atom in mol.GetAtoms()]
+    n = len(tokens)
+    bond = torch.zeros(1, n, n, dtype=torch.long)
+    for b in mol.GetBonds():
+        i, j = b.GetBeginAtomIdx(), b.GetEndAtomIdx()
+        if b.GetBondType() not in _CLASSES:
+            raise ConversionError(f"molecule {number}, bond {i}-{j}: {b.GetBondType()}; only orders 1 to 3 are known")
+        bond[0, i, j] = bond[0, j, i] = _CLASSES[b.GetBondType()]
+    pos = torch.from_numpy(mol.GetConformer().GetPositions()).float()
+    return Molecules(torch.ones(1, n, dtype=torch.bool), pos[None], torch.tensor([tokens], dtype=torch.long), bond)
+
+
+def _token(where: str, atom: Chem.Atom, index: dict[tuple[str, int], int]) -> int:
+    key = (atom.GetSymbol(), atom.GetFormalCharge())
+    where = f"{where} ({token_name(*key)})"
+    if atom.GetTotalNumHs():
+        raise ConversionError(f"{where}: implicit hydrogens; add them with Chem.AddHs(mol, addCoords=True)")
+    if key not in index:
+        known = ", ".join(token_name(*k) for k in index)
+        raise ConversionError(f"{where}: not in the vocabulary ({known}); drop it or use a model that knows it")
+    return index[key]
+
+
+def check(mol: Chem.Mol) -> Verdict:
+    """Accept or reject a molecule with explicit hydrogens, whole: never its largest fragment, never a repaired copy.
+
+    Reasons, in the order tested: ``disconnected`` (not exactly one fragment), ``valence`` and ``sanitisation`` (RDKit
+    refuses it as it is), ``radical`` (an unpaired electron, which is how a missing hydrogen shows), ``coordinates``
+    (not finite, or two atoms closer than 0.5 Å). The returned copy is sanitised, its stereo taken from the coordinates.
+    """
+    if len(Chem.GetMolFrags(mol)) != 1:
+        return Verdict(None, "disconnected")
+    copy = Chem.Mol(mol)
+    with quiet():
+        try:
+            Chem.SanitizeMol(copy, _SANITIZE)
+        except Chem.AtomValenceException:
+            return Verdict(None, "valence")
+        except (Chem.MolSanitizeException, ValueError):
+            return Verdict(None, "sanitisation")
+        if any(atom.GetNumRadicalElectrons() for atom in copy.GetAtoms()):
+            return Verdict(None, "radical")
+        if not _has_sound_coordinates(copy):
+            return Verdict(None, "coordinates")
+        Chem.AssignStereochemistryFrom3D(copy)
+    return Verdict(copy, None)
+
+
+def _has_sound_coordinates(mol: Chem.Mol) -> bool:
+    if mol.GetNumConformers() == 0:
+        return False
+    pos = mol.GetConformer().GetPositions()
+    if not np.isfinite(pos).all():
+        return False
+    i, j = np.triu_indices(len(pos), 1)
+    return bool((((pos[i] - pos[j]) ** 2).sum(1) >= MIN_DISTANCE**2).all())
+
+
+def smiles(mol: Chem.Mol, stereo: bool = True) -> str:
+    """Canonical SMILES of a sanitised molecule without explicit hydrogens; the input is not changed.
+
+    With ``stereo``, the one hydrogen that tells the two sides of a double bond apart stays: ``[H]/N=C/C``.
+    """
+    copy = Chem.Mol(mol)
+    with quiet():
+        if not stereo:
+            Chem.RemoveStereochemistry(copy)  # before the hydrogens, some of which RDKit keeps for their stereo
+        return Chem.MolToSmiles(Chem.RemoveHs(copy), isomericSmiles=stereo)
+
+
+def sdf_record(mol: Chem.Mol, name: str, tags: dict[str, object]) -> str:
+    """One SDF record with Kekulé bonds, explicit charges and the given data fields; the input is not changed."""
+    copy = Chem.Mol(mol)
+    copy.UpdatePropertyCache(strict=False)
+    for key in copy.GetPropNames():
+        copy.ClearProp(key)
+    copy.SetProp("_Name", name)
+    for key, value in tags.items():
+        copy.SetProp(key, str(value))
+    stream = StringIO()
+    with Chem.SDWriter(stream) as writer, quiet():
+        writer.SetKekulize(any(b.GetIsAromatic() for b in copy.GetBonds()))
+        writer.write(copy)
+    return stream.getvalue()
+
+
+def read_sdf(path: Path) -> Iterator[Chem.Mol | None]:
+    """Molecules of an SDF one by one, hydrogens kept; None where RDKit cannot read a record."""
+    with quiet(), Chem.SDMolSupplier(str(path), removeHs=False) as supplier:
+        yield from supplier
+
+
+def xyz_block(mol: Chem.Mol, comment: str) -> str:
+    """One frame of an XYZ file: atom count, comment, elements and Å."""
+    lines = Chem.MolToXYZBlock(mol).splitlines()
+    lines[1] = comment
+    return "\n".join(lines) + "\n"
+
+
+def strain(mol: Chem.Mol) -> float | None:
+    """MMFF94s energy (kcal/mol) that a sanitised molecule with hydrogens loses on relaxing a copy for ≤ 500 steps.
+
+    None where MMFF94s has no parameters for an atom.
+    """
+    copy = Chem.Mol(mol)
+    with quiet():
+        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(copy, mmffVariant="MMFF94s")
+        field = properties and rdForceFieldHelpers.MMFFGetMoleculeForceField(copy, properties)
+        if not field:
+            return None
+        start = field.CalcEnergy()
+        field.Minimize(maxIts=MAX_RELAXATION_STEPS)
+        return start - field.CalcEnergy()
+
+
+def graph_from_smiles(text: str) -> Graph | None:
+    """The graph of a SMILES, heavy atoms in its order; None where RDKit cannot read it."""
+    with quiet():
+        mol = Chem.MolFromSmiles(text)
+        if mol is None:
+            return None
+        canonical = Chem.MolToSmiles(mol, isomericSmiles=False)
+        Chem.Kekulize(mol, clearAromaticFlags=True)
+    bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx(), _CLASSES[b.GetBondType()]) for b in mol.GetBonds()]
+    table = np.array(bonds, dtype=int).reshape(-1, 3)
+    columns = [(a.GetAtomicNum(), a.GetFormalCharge(), a.GetTotalNumHs()) for a in mol.GetAtoms()]
+    number, charge, hydrogens = np.array(columns, dtype=int).reshape(-1, 3).T
+    return Graph(number, charge, hydrogens, table[:, :2], table[:, 2], canonical)

@@ -1,0 +1,43 @@
+"""Networks behind one contract: ``network(NetworkInput) -> (x0 positions, atom logits, bond logits)``."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from moldiff.config import ConfigError, NetworkConfig
+from moldiff.denoisers.layers import Sizes
+
+
+def build_network(config: NetworkConfig, sizes: Sizes) -> nn.Module:
+    """The network that a configuration names; imports only that one (e3nn and torch-geometric are slow to load)."""
+    if config.kind not in _BUILDERS:
+        raise ConfigError(f"network.kind = {config.kind!r}: there are {', '.join(_BUILDERS)}")
+    try:
+        return _BUILDERS[config.kind](config.options, sizes)
+    except TypeError as error:
+        raise ConfigError(f"network.options for {config.kind}: {error}") from error
+
+
+def _transformer(options: dict[str, int], sizes: Sizes) -> nn.Module:
+    from moldiff.denoisers.transformer import Transformer, TransformerConfig
+
+    return Transformer(TransformerConfig(**options), sizes)
+
+
+def _egnn(options: dict[str, int], sizes: Sizes) -> nn.Module:
+    from moldiff.denoisers.egnn import EGNN, EGNNConfig
+
+    return EGNN(EGNNConfig(**options), sizes)
+
+
+def _tensor_product(options: dict[str, int], sizes: Sizes) -> nn.Module:
+    from moldiff.denoisers.tensor_product import TensorProductConfig, TensorProductNetwork
+
+    return TensorProductNetwork(TensorProductConfig(**options), sizes)
+
+
+_BUILDERS: dict[str, Callable[[dict[str, int], Sizes], nn.Module]] = {
+    "transformer": _transformer,
+    "egnn": _egnn,
+    "tensor_product": _tensor_product,
+}

@@ -1,0 +1,249 @@
+"""From noise to molecules: one loop, and step rules and time grids that are given to it.
+
+A step rule moves the state from one noise level to the next and may call the denoiser once or more; grids are in
+:mod:`moldiff.schedules`. The quality that a rule × grid × number of steps gives is measured by ``scripts/sweep_sampler.py``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from moldiff.molecule import Molecules, Prediction
+from moldiff.processes import Categorical, Gaussian
+from moldiff.schedules import GRIDS, NoiseLevel
+
+Denoiser = Callable[[Molecules, NoiseLevel, Prediction | None], Prediction]
+
+
+class Randomness(Protocol):
+    """Where a sampler's random numbers come from."""
+
+    def normal(self) -> Float[Tensor, "b n 3"]: ...
+
+    def uniform(self) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n n"]]:
+        """One number per atom and one per pair (mirrored)."""
+        ...
+
+
+class KeyedRandomness:
+    """One counter-based stream per molecule, keyed by (seed, index): a molecule's numbers ignore its neighbours.
+
+    Numbers are drawn on the CPU, so that they are the same on every device (Salmon et al. 2011, the Philox generator).
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu"):
+        self.streams = [np.random.Generator(np.random.Philox(key=[seed, index])) for index in indices]
+        self.device = device
+        self.atoms = 0
+
+    def first(self) -> np.ndarray:
+        """One uniform number per molecule: the first of its stream, from which its size is drawn."""
+        return np.array([stream.random() for stream in self.streams])
+
+    def of_size(self, atoms: int) -> Self:
+        """Set the atoms per molecule for all later draws."""
+        self.atoms = atoms
+        self.upper = np.triu_indices(atoms, 1)
+        return self
+
+    def select(self, positions: Sequence[int]) -> "KeyedRandomness":
+        chosen = KeyedRandomness(0, [], self.device)
+        chosen.streams = [self.streams[k] for k in positions]
+        return chosen
+
+    def padded(self, count: int) -> "KeyedRandomness":
+        """These streams and ``count`` unrelated ones, for molecules that only fill up a batch."""
+        both = KeyedRandomness(0, range(count), self.device)
+        both.streams = self.streams + both.streams
+        return both
+
+    def normal(self) -> Float[Tensor, "b n 3"]:
+        draws = np.stack([s.standard_normal((self.atoms, 3), dtype=np.float32) for s in self.streams])
+        return torch.from_numpy(draws).to(self.device)
+
+    def uniform(self) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n n"]]:
+        n, (i, j) = self.atoms, self.upper
+        draws = np.stack([s.random(n + len(i), dtype=np.float32) for s in self.streams])
+        pair = np.zeros((len(draws), n, n), dtype=np.float32)
+        pair[:, i, j] = pair[:, j, i] = draws[:, n:]
+        return torch.from_numpy(draws[:, :n].copy()).to(self.device), torch.from_numpy(pair).to(self.device)
+
+
+@dataclass
+class Run:
+    """One batch on its way: what is fixed, what the denoiser said last, how often it was asked."""
+
+    denoiser: Denoiser
+    process: dict[str, Gaussian | Categorical]
+    free: NoiseLevel  # 1 where a field is to be generated, 0 where it is known
+    random: Randomness
+    previous: Prediction | None = None
+    memory: dict[str, Tensor | float] = field(default_factory=dict)  # for multistep rules
+    evaluations: int = 0  # per molecule
+
+    def denoise(self, state: Molecules, sigma: float) -> Prediction:
+        self.evaluations += 1
+        self.previous = self.denoiser(state, self.free.scaled(sigma), self.previous)
+        return self.previous
+
+    def start(self, template: Molecules, sigma: float) -> Molecules:
+        level = self.free.scaled(sigma)
+        atom, bond = self.random.uniform()
+        return template.replace(
+            pos=self.process["pos"].prior(template.pos, level, self.random.normal(), template.mask),
+            atom=self.process["atom"].prior(template.atom, level.atom, atom),
+            bond=self.process["bond"].prior(template.bond, level.bond, bond),
+        )
+
+    def raise_noise(self, state: Molecules, sigma: float, sigma_up: float) -> Molecules:
+        """Add exactly the noise that separates two levels, to every free field."""
+        old, new = self.free.scaled(sigma), self.free.scaled(sigma_up)
+        extra = NoiseLevel((new.pos**2 - old.pos**2).clamp(min=0).sqrt(), new.atom, new.bond)
+        atom, bond = self.random.uniform()
+        return state.replace(
+            pos=self.process["pos"].noise(state.pos, extra, self.random.normal(), state.mask),
+            atom=self.process["atom"].noise(state.atom, new.atom, atom, old.atom),
+            bond=self.process["bond"].noise(state.bond, new.bond, bond, old.bond),
+        )
+
+    def move_tokens(
+        self, state: Molecules, x0: Prediction, sigma: float, sigma_next: float, temperature: float, kernel: str = "step"
+    ) -> Molecules:
+        """Redraw atoms and bonds towards the predicted endpoint; ``kernel``: step or posterior (see Categorical)."""
+        now, then = self.free.scaled(sigma), self.free.scaled(sigma_next)
+        atom, bond = self.random.uniform()
+        of = {name: getattr(self.process[name], kernel) for name in ("atom", "bond")}
+        return state.replace(
+            atom=of["atom"](state.atom, (x0.atom_logits / temperature).softmax(-1), now.atom, then.atom, atom),
+            bond=of["bond"](state.bond, (x0.bond_logits / temperature).softmax(-1), now.bond, then.bond, bond),
+        )
+
+    def move_positions(self, state: Molecules, pos: Tensor) -> Molecules:
+        """Take new positions where they are free; fixed ones keep their exact values."""
+        return state.replace(pos=torch.where(self.free.pos[..., None] > 0, pos, state.pos))
+
+
+class StepRule(Protocol):
+    def __call__(self, run: Run, state: Molecules, sigma: float, sigma_next: float) -> Molecules: ...
+
+
+@dataclass(frozen=True)
+class ChurnedEuler:
+    """Raise the noise by a factor 1 + churn inside a window of σ, then one Euler step (Karras et al. 2022, algorithm 2).
+
+    With churn 0 this is DDIM. The noise that is added and removed again corrects earlier errors.
+    """
+
+    churn: float = 0.8
+    low: float = 0.03
+    high: float = 3.0
+    temperature: float = 0.9  # of the token draws
+
+    def __call__(self, run: Run, state: Molecules, sigma: float, sigma_next: float) -> Molecules:
+        sigma_up = sigma
+        if self.churn > 0 and self.low < sigma < self.high:
+            sigma_up = sigma * (1 + self.churn)
+            state = run.raise_noise(state, sigma, sigma_up)
+        x0 = run.denoise(state, sigma_up)
+        pos = run.process["pos"].step(state.pos, x0.pos, sigma_next / sigma_up)
+        return run.move_positions(run.move_tokens(state, x0, sigma_up, sigma_next, self.temperature), pos)
+
+
+@dataclass(frozen=True)
+class Heun:
+    """Second order by averaging the slopes at both ends; two evaluations a step (Karras et al. 2022, algorithm 1)."""
+
+    temperature: float = 1.0
+
+    def __call__(self, run: Run, state: Molecules, sigma: float, sigma_next: float) -> Molecules:
+        x0 = run.denoise(state, sigma)
+        slope = (state.pos - x0.pos) / sigma
+        moved = run.move_tokens(state, x0, sigma, sigma_next, self.temperature)
+        moved = run.move_positions(moved, state.pos + (sigma_next - sigma) * slope)
+        slope_next = (moved.pos - run.denoise(moved, sigma_next).pos) / sigma_next
+        return run.move_positions(moved, state.pos + (sigma_next - sigma) * (slope + slope_next) / 2)
+
+
+@dataclass(frozen=True)
+class DPMSolver:
+    """DPM-Solver++ (2M) on positions, in λ = -ln σ (Lu et al. 2022, arXiv 2211.01095, algorithm 2), one evaluation a step."""
+
+    temperature: float = 1.0
+
+    def __call__(self, run: Run, state: Molecules, sigma: float, sigma_next: float) -> Molecules:
+        x0 = run.denoise(state, sigma)
+        target, h = x0.pos, float(np.log(sigma / sigma_next))
+        if "x0" in run.memory:
+            weight = h / (2 * run.memory["h"])
+            target = (1 + weight) * x0.pos - weight * run.memory["x0"]
+        run.memory |= {"x0": x0.pos, "h": h}
+        pos = run.process["pos"].step(state.pos, target, sigma_next / sigma)
+        return run.move_positions(run.move_tokens(state, x0, sigma, sigma_next, self.temperature), pos)
+
+
+@dataclass(frozen=True)
+class Ancestral:
+    """The exact reverse kernel given the endpoint, on every field: DDPM for positions, D3PM for tokens."""
+
+    temperature: float = 1.0
+
+    def __call__(self, run: Run, state: Molecules, sigma: float, sigma_next: float) -> Molecules:
+        x0 = run.denoise(state, sigma)
+        shrink = (sigma_next / sigma) ** 2
+        noise = NoiseLevel(run.free.pos * sigma_next * (1 - shrink) ** 0.5, run.free.atom, run.free.bond)
+        pos = run.process["pos"].step(state.pos, x0.pos, shrink)
+        pos = run.process["pos"].noise(pos, noise, run.random.normal(), state.mask)
+        moved = run.move_tokens(state, x0, sigma, sigma_next, self.temperature, kernel="posterior")
+        return run.move_positions(moved, pos)
+
+
+RULES: dict[str, type] = {"euler": ChurnedEuler, "heun": Heun, "dpm": DPMSolver, "ancestral": Ancestral}
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A step rule on a time grid. ``steps`` levels from ``sigma_max`` to ``sigma_min``."""
+
+    steps: int = 50
+    rule: StepRule = ChurnedEuler()
+    grid: str = "arcsin"
+    sigma_max: float = 8.0
+    sigma_min: float = 0.003
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations per molecule."""
+        return 2 * self.steps - 1 if isinstance(self.rule, Heun) else self.steps
+
+    def sigmas(self) -> list[float]:
+        return GRIDS[self.grid](self.steps, self.sigma_max, self.sigma_min).tolist()
+
+
+def sample(
+    denoiser: Denoiser,
+    process: dict[str, Gaussian | Categorical],
+    template: Molecules,
+    free: NoiseLevel,
+    sampler: Sampler,
+    random: Randomness,
+) -> tuple[Molecules, int]:
+    """Generate the free fields of ``template``; returns the molecules and the network evaluations per molecule.
+
+    The last evaluation gives positions and the most likely tokens together, so that geometry and graph agree.
+    """
+    run = Run(denoiser, process, free, random)
+    sigmas = sampler.sigmas()
+    state = run.start(template.centre(free.fixed_pos), sigmas[0])
+    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+        state = sampler.rule(run, state, sigma, sigma_next)
+    x0 = run.denoise(state, sigmas[-1])
+    last = run.move_positions(state, x0.pos).replace(
+        atom=torch.where(free.atom > 0, x0.atom_logits.argmax(-1), state.atom),
+        bond=torch.where(free.bond > 0, x0.bond_logits.argmax(-1), state.bond),
+    )
+    return last, run.evaluations

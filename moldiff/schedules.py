@@ -1,0 +1,94 @@
+"""Noise levels and time grids. Levels σ are in units of the data's coordinate standard deviation."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from moldiff.molecule import Molecules
+
+
+@dataclass(frozen=True)
+class NoiseLevel:
+    """σ of every field of every atom or pair; 0 means known and fixed.
+
+    Unconditional generation, inpainting, conformers, bond perception and analogues differ in this object only.
+    """
+
+    pos: Float[Tensor, "b n"]
+    atom: Float[Tensor, "b n"]
+    bond: Float[Tensor, "b n n"]
+
+    @classmethod
+    def free(cls, molecules: Molecules, sigma: Float[Tensor, " b"]) -> "NoiseLevel":
+        """One σ per molecule, nothing fixed; zero on padding and on the diagonal of the bonds."""
+        atom = sigma[:, None] * molecules.mask
+        return cls(atom, atom, sigma[:, None, None] * molecules.pair_mask)
+
+    @property
+    def sigma(self) -> Float[Tensor, " b"]:
+        """The level of what is not fixed, one number per molecule."""
+        return torch.maximum(torch.maximum(self.pos, self.atom).amax(1), self.bond.amax((1, 2)))
+
+    @property
+    def fixed_pos(self) -> Float[Tensor, "b n"]:
+        """1 where the position is known (and on padding, which :func:`moldiff.molecule.centred` ignores)."""
+        return (self.pos == 0).to(self.pos.dtype)
+
+    def select(self, index: Tensor | slice) -> "NoiseLevel":
+        return type(self)(self.pos[index], self.atom[index], self.bond[index])
+
+    def scaled(self, factor: float | Float[Tensor, " b"]) -> "NoiseLevel":
+        """All levels times ``factor``: fixed stays fixed."""
+        factor = torch.as_tensor(factor, dtype=self.pos.dtype, device=self.pos.device).reshape(-1, 1)
+        return type(self)(self.pos * factor, self.atom * factor, self.bond * factor[..., None])
+
+
+def training_sigmas(
+    uniform: Float[Tensor, " b"], mean: float = -1.2, std: float = 1.4, tail: float = 0.1,
+    tail_range: tuple[float, float] = (0.002, 20.0),
+) -> Float[Tensor, " b"]:  # fmt: skip
+    """Stratified draw from (1 - tail)·LogNormal(mean, std) + tail·LogUniform(tail_range).
+
+    ``uniform``: numbers in (0, 1); they are stratified here over the batch so that every batch covers all levels.
+    The log-normal is Karras et al. 2022 (arXiv 2206.00364, table 1); the tail keeps both ends of the sampler's
+    grid trained.
+    """
+    b = len(uniform)
+    u = (torch.arange(b, device=uniform.device) + uniform) / b
+    low, high = math.log(tail_range[0]), math.log(tail_range[1])
+    in_tail = u < tail
+    log_uniform = low + (high - low) * (u / tail).clamp(0, 1)
+    body = ((u - tail) / (1 - tail)).clamp(1e-4, 1 - 1e-4)
+    log_normal = mean + std * math.sqrt(2) * torch.erfinv(2 * body - 1)
+    return torch.where(in_tail, log_uniform, log_normal.clamp(low, high)).exp()
+
+
+def arcsin_grid(steps: int, sigma_max: float, sigma_min: float, rho: float = 2.0) -> Float[Tensor, " steps"]:
+    """Decreasing levels, spaced in log σ by w(u) = (1 - ρ)u + ρ·(2/π)·arcsin(√u), as in VEDA (AAAI 2026).
+
+    Both ends are thinned and the middle, where bonds form, is dense for ρ > 1.
+    """
+    u = torch.linspace(0, 1, steps, dtype=torch.float64)
+    w = (1 - rho) * u + rho * (2 / math.pi) * torch.asin(u.sqrt())
+    return _between(w, sigma_max, sigma_min)
+
+
+def log_grid(steps: int, sigma_max: float, sigma_min: float) -> Float[Tensor, " steps"]:
+    """Levels equally spaced in log σ."""
+    return _between(torch.linspace(0, 1, steps, dtype=torch.float64), sigma_max, sigma_min)
+
+
+def karras_grid(steps: int, sigma_max: float, sigma_min: float, rho: float = 7.0) -> Float[Tensor, " steps"]:
+    """Levels equally spaced in σ^(1/ρ): Karras et al. 2022, equation 5 (arXiv 2206.00364)."""
+    u = torch.linspace(0, 1, steps, dtype=torch.float64)
+    return (sigma_max ** (1 / rho) + u * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+
+
+def _between(w: Tensor, sigma_max: float, sigma_min: float) -> Tensor:
+    return torch.exp(math.log(sigma_max) + w * (math.log(sigma_min) - math.log(sigma_max)))
+
+
+GRIDS = {"arcsin": arcsin_grid, "log": log_grid, "karras": karras_grid}

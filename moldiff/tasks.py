@@ -1,0 +1,57 @@
+"""What is known in a training sample: one model learns all requests by drawing a task per molecule."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from moldiff.molecule import Molecules
+from moldiff.schedules import NoiseLevel
+
+TASKS = {"free": 0.80, "fragment": 0.10, "conformer": 0.05, "bonds": 0.05}
+
+
+def task_levels(
+    molecules: Molecules, sigma: Float[Tensor, " b"], generator: torch.Generator, tasks: dict[str, float] = TASKS
+) -> NoiseLevel:
+    """Noise levels of a training batch: σ where the drawn task leaves a field free, 0 where it is known.
+
+    ``fragment``: one or two connected pieces known with all their fields; ``conformer``: the graph known, positions free;
+    ``bonds``: positions known, tokens free. ``tasks`` gives the shares.
+    """
+    b, n = molecules.mask.shape
+    names = list(tasks)
+    shares = torch.tensor([tasks[k] for k in names], dtype=torch.float64)
+    task = torch.multinomial(shares, b, replacement=True, generator=generator)
+    is_task = {k: (task == i).to(sigma.device) for i, k in enumerate(names)}
+    known = random_fragments(molecules, generator) & is_task["fragment"][:, None]
+    level = NoiseLevel.free(molecules, sigma)
+    known_pos = known | is_task["bonds"][:, None]
+    known_token = known | is_task["conformer"][:, None]
+    known_bond = (known[:, :, None] & known[:, None, :]) | is_task["conformer"][:, None, None]
+    return NoiseLevel(
+        level.pos.masked_fill(known_pos, 0), level.atom.masked_fill(known_token, 0), level.bond.masked_fill(known_bond, 0)
+    )
+
+
+def random_fragments(molecules: Molecules, generator: torch.Generator) -> Bool[Tensor, "b n"]:
+    """One or two connected pieces per molecule, grown by 1–4 rings of neighbours of which a fifth is left out.
+
+    At least one atom always stays outside.
+    """
+    b, n = molecules.mask.shape
+    draw = lambda *shape: torch.rand(*shape, generator=generator).to(molecules.device)  # noqa: E731
+    bonded = (molecules.bond > 0).float()
+    seeds = (draw(b, 2) * molecules.size[:, None]).long()
+    known = torch.zeros(b, n, device=molecules.device)
+    known.scatter_(1, seeds[:, :1], 1.0)
+    second = (draw(b, 1) < 0.5).float()
+    known.scatter_reduce_(1, seeds[:, 1:], second, "amax")
+    rings = (draw(b) * 4).long() + 1
+    for ring in range(4):
+        reached = (bonded @ known[..., None])[..., 0] > 0
+        grown = torch.maximum(known, (reached & (draw(b, n) < 0.8)).float())
+        known = torch.where((ring < rings)[:, None], grown, known)
+    known = (known > 0) & molecules.mask
+    everything = known.sum(1) == molecules.size
+    known[everything, 0] = False
+    return known

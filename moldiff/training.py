@@ -1,0 +1,340 @@
+"""The training loop: any device, one process or several, resumable bit for bit.
+
+Step k of seed s is a function of (weights, optimiser state, s, k) alone: batch and noise come from generators keyed by (seed, step,
+rank), so a checkpoint needs no random state and a stopped run continues as if it had not stopped.
+Several processes: start under ``torchrun``; gradients are averaged, each process takes its share of the batch.
+"""
+
+import json
+import math
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from moldiff.conditions import Conditions
+from moldiff.config import Config, TrainConfig
+from moldiff.datasets.prepared import Split, read_meta, read_split
+from moldiff.files import write_atomically
+from moldiff.model import DataInfo, Model
+from moldiff.molecule import Molecules
+
+CHECKPOINT = "checkpoint.safetensors"
+LOG = "log.jsonl"
+WEIGHTS = "weights.safetensors"
+MAY_CHANGE_ON_RESUME = {"steps", "cooldown", "checkpoint_seconds", "compile"}
+
+
+class TrainingError(RuntimeError):
+    """Training cannot start or go on; the message says why and what to try."""
+
+
+class Batches:
+    """Random batches of one exact size each, resident on the device. Size n is drawn in proportion to its molecules."""
+
+    def __init__(self, split: Split, properties: int, device: torch.device):
+        values = torch.from_numpy(split.properties)
+        self.sizes, self.molecules, self.properties = [], [], []
+        for molecules, rows in split.buckets().values():
+            self.molecules.append(molecules.to(device))
+            self.properties.append(values[rows].to(device) if properties else torch.zeros(len(rows), 0, device=device))
+            self.sizes.append(len(rows))
+        self.shares = torch.tensor(self.sizes, dtype=torch.float64)
+
+    def draw(self, count: int, generator: torch.Generator, rank: int = 0, world: int = 1) -> tuple[Molecules, Tensor]:
+        """``count`` different molecules of one size (fewer if there are fewer), and their properties.
+
+        All ranks draw the same batch and keep every world-th molecule.
+        """
+        bucket = int(torch.multinomial(self.shares, 1, generator=generator))
+        rows = torch.randperm(self.sizes[bucket], generator=generator)[:count]
+        rows = rows[rank::world] if len(rows) >= world else rows
+        rows = rows.to(self.molecules[bucket].device)
+        return self.molecules[bucket].select(rows), self.properties[bucket][rows]
+
+
+@dataclass
+class State:
+    """Everything that a checkpoint holds besides the configuration."""
+
+    model: Model
+    average: dict[str, Tensor]  # the weight average that is shipped
+    optimizers: list[torch.optim.Optimizer]
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0  # wall-clock time spent training, over all runs
+    cpu_seconds: float = 0.0  # CPU time of all processes
+
+
+def train(
+    data: Path,
+    run: Path,
+    config: Config,
+    *,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+    max_seconds: float | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> Path:
+    """Train on a prepared set and return the path of the averaged weights, ``run/weights.safetensors``.
+
+    Writes ``config.json``, ``log.jsonl``, ``checkpoint.safetensors`` (at least every ``checkpoint_seconds``) into ``run``.
+    SIGINT and SIGTERM save before they stop, and so does ``max_seconds``; ``resume`` continues from the checkpoint.
+
+    Raises:
+        TrainingError: the run exists already (and ``resume`` is off), does not fit the data or configuration, or the loss
+            stopped being finite; in that case the last good checkpoint is kept.
+    """
+    rank, world = _join_processes()
+    run, device = Path(run), torch.device(device)
+    meta = read_meta(data)
+    info = DataInfo.from_meta(meta)
+    torch.manual_seed(config.train.seed)  # initial weights only
+    model = Model(config, info, info={"samples": 0}).to(device)
+    state = State(model, _copy(model), _optimizers(model, config.train))
+    if resume:
+        _load_checkpoint(run / CHECKPOINT, state, config, info)
+    elif (run / CHECKPOINT).exists():
+        raise TrainingError(f"{run}: holds a run already; continue it with --resume, or choose another directory")
+    if rank == 0:
+        run.mkdir(parents=True, exist_ok=True)
+        with write_atomically(run / "config.json") as temporary:
+            temporary.write_text(json.dumps(config.to_dict(), indent=1))
+    batches = Batches(read_split(data, "train"), len(info.properties), device)
+    valid = Batches(read_split(data, "valid"), len(info.properties), device)
+    loop = Loop(state, config.train, batches, valid, run, rank, world, progress)
+    loop.go(max_seconds)
+    if rank == 0:
+        state.model.info = {"samples": state.samples, "steps": state.step, "cpu_seconds": round(state.cpu_seconds)}
+        _averaged(state).save(run / WEIGHTS)
+    return run / WEIGHTS
+
+
+class Loop:
+    def __init__(self, state, config: TrainConfig, batches, valid, run: Path, rank: int, world: int, progress):
+        self.state, self.config, self.batches, self.valid = state, config, batches, valid
+        self.run, self.rank, self.world, self.progress = run, rank, world, progress
+        self.gamma = ema_exponent(config.ema)
+        self.stop = False
+        self.recent: list[Tensor] = []
+
+    def go(self, max_seconds: float | None) -> None:
+        """Train until the last step, a signal or the time limit; always ends with a checkpoint."""
+        old = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        start, cpu_start = time.monotonic(), time.process_time()
+        began, cpu_began = self.state.seconds, self.state.cpu_seconds
+        last_save = last_log = start
+        try:
+            while self.state.step < self.config.steps:
+                self.stop |= max_seconds is not None and time.monotonic() - start > max_seconds
+                if not self.step():
+                    break
+                now = time.monotonic()
+                self.state.seconds = began + now - start
+                self.state.cpu_seconds = cpu_began + (time.process_time() - cpu_start) * self.world
+                if self.rank == 0 and now - last_log > 10:
+                    self.log(now - last_log)
+                    last_log = now
+                if self.rank == 0 and now - last_save > self.config.checkpoint_seconds:
+                    save_checkpoint(self.run / CHECKPOINT, self.state)
+                    last_save = now
+        finally:
+            for number, handler in old.items():
+                signal.signal(number, handler)
+        if self.rank == 0:
+            if self.recent:
+                self.log(time.monotonic() - last_log)
+            save_checkpoint(self.run / CHECKPOINT, self.state)
+
+    def step(self) -> bool:
+        """One optimiser step; False when any process was asked to stop (nothing is changed then)."""
+        c, state = self.config, self.state
+        lr = c.lr * schedule(state.step, c)
+        for optimizer in state.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.zero_grad(set_to_none=True)
+        molecules, properties = self.batches.draw(c.batch, keyed_generator(c.seed, state.step), self.rank, self.world)
+        conditions = Conditions.from_physical(properties, state.model.data.properties)
+        generator = keyed_generator(c.seed, state.step, self.rank + 1)
+        with torch.autocast(molecules.device.type, torch.bfloat16, enabled=c.precision == "bfloat16"):
+            losses = state.model.loss(molecules, conditions, generator)
+        losses["total"].backward()
+        report = torch.stack([*(losses[k].detach() for k in ("total", "pos", "atom", "bond"))])
+        stop, report, seen = self._share(report, len(molecules))
+        if stop:
+            return False
+        parameters = [p for p in state.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, c.clip)
+        if not torch.isfinite(norm + report[0]):
+            raise TrainingError(
+                f"the loss is not finite at step {state.step}; the last good checkpoint is {self.run / CHECKPOINT}. "
+                f"Try --resume with --set train.lr={lr / 2:.1e}, or look for broken coordinates in the data"
+            )
+        for optimizer in state.optimizers:
+            optimizer.step()
+        state.step += 1
+        state.samples += seen
+        beta = (1 - 1 / state.step) ** (self.gamma + 1)
+        weights = dict(state.model.network.named_parameters())
+        torch._foreach_lerp_(list(state.average.values()), [weights[k].detach() for k in state.average], 1 - beta)
+        self.recent.append(torch.cat([report.cpu(), norm.detach().cpu()[None], torch.tensor([seen])]))
+        return True
+
+    def _share(self, report: Tensor, count: int) -> tuple[bool, Tensor, int]:
+        """Average gradients and losses over the processes (weighted by their molecules) and agree on stopping."""
+        if self.world == 1:
+            return self.stop, report, count
+        grads = [p.grad for p in self.state.model.parameters() if p.grad is not None]
+        extra = torch.cat([report * count, report.new_tensor([count, float(self.stop)])])
+        flat = torch.cat([*(g.flatten() * count for g in grads), extra])
+        dist.all_reduce(flat)
+        total = flat[-2]
+        offset = 0
+        for grad in grads:
+            grad.copy_(flat[offset : offset + grad.numel()].view_as(grad) / total)
+            offset += grad.numel()
+        return bool(flat[-1] > 0), flat[offset : offset + len(report)] / total, int(total)
+
+    def log(self, seconds: float) -> None:
+        means = torch.stack(self.recent).mean(0).tolist()
+        seen = sum(int(r[-1]) for r in self.recent)
+        self.recent.clear()
+        row = {
+            "step": self.state.step, "samples": self.state.samples, "seconds": round(self.state.seconds, 1),
+            "molecules_per_s": round(seen / max(seconds, 1e-9), 1), "lr": self.config.lr * schedule(self.state.step, self.config),
+            **dict(zip(("loss", "pos", "atom", "bond", "grad_norm"), (round(m, 5) for m in means), strict=False)),
+        }  # fmt: skip
+        with open(self.run / LOG, "a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self.progress:
+            self.progress(row)
+
+    def _ask_to_stop(self, *_: Any) -> None:
+        self.stop = True
+
+
+def schedule(step: int, config: TrainConfig) -> float:
+    """Warm-up, constant, then linear cool-down over the last share of the steps: factor of the learning rate."""
+    cool = config.steps * config.cooldown
+    return min(1.0, (step + 1) / config.warmup, (config.steps - step) / cool if cool else 1.0)
+
+
+def ema_exponent(width: float) -> float:
+    """γ of the power-function average whose profile has relative standard deviation ``width`` (EDM2, equation 123)."""
+    t = width**-2
+    return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
+
+
+def keyed_generator(*key: int) -> torch.Generator:
+    """A generator that depends on the key alone (numpy's SeedSequence hashes it)."""
+    seed = np.random.SeedSequence(key).generate_state(2, np.uint64)[0]
+    return torch.Generator().manual_seed(int(seed >> 1))
+
+
+def validation_loss(model: Model, batches: Batches, batch: int = 128, count: int = 16) -> dict[str, float]:
+    """Mean losses over the same molecules, σ and noise at every call, unconditional."""
+    sums: dict[str, float] = {}
+    with torch.no_grad():
+        for k in range(count):
+            molecules, properties = batches.draw(batch, keyed_generator(1, k))
+            conditions = Conditions.none(len(molecules), properties.shape[1], molecules.device)
+            for name, value in model.loss(molecules, conditions, keyed_generator(2, k)).items():
+                sums[name] = sums.get(name, 0.0) + float(value) / count
+    return sums
+
+
+def save_checkpoint(path: Path, state: State) -> None:
+    """Weights, average and optimiser state in one safetensors file, replaced atomically."""
+    tensors = {f"model.{k}": v for k, v in state.model.network.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in state.average.items()}
+    for i, optimizer in enumerate(state.optimizers):
+        for j, values in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{j}.{k}": torch.as_tensor(v) for k, v in values.items()}
+    counters = {k: getattr(state, k) for k in ("step", "samples", "seconds", "cpu_seconds")}
+    header = {"config": state.model.config.to_dict(), "data": state.model.data.sha256, **counters}
+    with write_atomically(path) as temporary:
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary,
+                  metadata={"moldiff": json.dumps(header)})  # fmt: skip
+
+
+def _load_checkpoint(path: Path, state: State, config: Config, data: DataInfo) -> None:
+    if not path.is_file():
+        raise TrainingError(f"{path}: nothing to resume; start without --resume")
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads(file.metadata()["moldiff"])
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118: not a mapping
+    except (SafetensorError, OSError) as error:
+        raise TrainingError(f"{path}: cannot be read ({error})") from error
+    if header["data"] != data.sha256:
+        raise TrainingError(f"{path}: was trained on other data (hash {header['data'][:12]}, here {data.sha256[:12]})")
+    _check_same(header["config"], config.to_dict(), path)
+    state.model.network.load_state_dict(_under(tensors, "model."))
+    for name, value in _under(tensors, "average.").items():
+        state.average[name].copy_(value)
+    for i, optimizer in enumerate(state.optimizers):
+        values: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in _under(tensors, f"optimizer.{i}.").items():
+            j, _, name = key.partition(".")
+            values.setdefault(int(j), {})[name] = tensor
+        optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
+    for key in ("step", "samples", "seconds", "cpu_seconds"):
+        setattr(state, key, header[key])
+
+
+def _check_same(old: dict[str, Any], new: dict[str, Any], path: Path) -> None:
+    for section in ("network", "process", "train"):
+        for key in old[section]:
+            if old[section][key] != new[section].get(key) and key not in MAY_CHANGE_ON_RESUME | {"lr"}:
+                raise TrainingError(
+                    f"{path}: trained with {section}.{key} = {old[section][key]!r}, now {new[section].get(key)!r}; "
+                    "resume with the same configuration"
+                )
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _copy(model: Model) -> dict[str, Tensor]:
+    return {k: p.detach().clone() for k, p in model.network.named_parameters()}
+
+
+def _averaged(state: State) -> Model:
+    model = Model(state.model.config, state.model.data, state.model.info)
+    model.network.load_state_dict(state.model.network.state_dict() | state.average)
+    return model
+
+
+def _optimizers(model: Model, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices that a network names, AdamW for everything else."""
+    matrices = model.network.muon_parameters()
+    chosen = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in chosen]
+    adamw = torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    if not matrices:
+        return [adamw]
+    muon = torch.optim.Muon(
+        matrices, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+    )
+    return [muon, adamw]
+
+
+def _join_processes() -> tuple[int, int]:
+    """(rank, world size) as ``torchrun`` set them, else (0, 1)."""
+    if "RANK" not in os.environ:
+        return 0, 1
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    return dist.get_rank(), dist.get_world_size()

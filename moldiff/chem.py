@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from rdkit import Chem, rdBase
-from rdkit import __version__ as RDKIT_VERSION
 from rdkit.Chem import rdForceFieldHelpers
 from rdkit.Geometry import Point3D
 
 from moldiff.molecule import Molecules
 
+RDKIT_VERSION = rdBase.rdkitVersion
 # The shortest bond there is, in H2, is 0.74 Å; nothing met at room temperature brings two nuclei closer than this.
 MIN_DISTANCE = 0.5  # Å
 MAX_RELAXATION_STEPS = 500
@@ -225,9 +225,35 @@ def sdf_record(mol: Chem.Mol, name: str, tags: dict[str, object]) -> str:
 
 
 def read_sdf(path: Path) -> Iterator[Chem.Mol | None]:
-    """Molecules of an SDF one by one, hydrogens kept; None where RDKit cannot read a record."""
-    with quiet(), Chem.SDMolSupplier(str(path), removeHs=False) as supplier:
-        yield from supplier
+    """Molecules of an SDF one by one, sanitised, hydrogens kept; None where RDKit cannot read a record."""
+    return (parse_sdf_record(text) for text in sdf_records(path))
+
+
+def sdf_records(path: Path) -> Iterator[str]:
+    """The text of every record of an SDF, up to and with its ``$$$$``; blank text after the last is no record.
+
+    RDKit's own reader resumes after a truncated record inside the next one, and loses that.
+    """
+    lines: list[str] = []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            lines.append(line)
+            if line.startswith("$$$$"):
+                yield "".join(lines)
+                lines.clear()
+    if any(line.strip() for line in lines):
+        yield "".join(lines)
+
+
+def parse_sdf_record(text: str, sanitize: bool = True) -> Chem.Mol | None:
+    """The molecule of one record with its title and data fields; None where RDKit cannot read it.
+
+    Without ``sanitize`` the molecule is as written, valid or not.
+    """
+    supplier = Chem.SDMolSupplier()
+    with quiet():
+        supplier.SetData(text, removeHs=False, sanitize=sanitize)
+        return next(iter(supplier), None)
 
 
 def xyz_block(mol: Chem.Mol, comment: str) -> str:

@@ -4,13 +4,24 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-EXIT_CODES = "Exit codes: 0 all done, 1 training or checks failed, 2 bad input, 3 fewer molecules than asked, 130 interrupted."
+from moldiff.config import PRESETS
+from moldiff.terminal import Interrupted, bar, fail, interruptible, one_line_errors
+
+if TYPE_CHECKING:
+    from moldiff.attempts import Request
+    from moldiff.generation import Generator
+    from moldiff.outputs import Output, StandardOutput
+
+EXIT_CODES = (
+    "Exit codes: 0 all done, 1 training or checks failed, 2 bad input, 3 fewer molecules than asked, "
+    "130 interrupted (Ctrl-C), 143 terminated."
+)
 
 app = typer.Typer(
     help="Generate real, drug-like molecules in 3D with an E(3)-equivariant diffusion model.", epilog=EXIT_CODES,
@@ -23,43 +34,13 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps. Never falls b
 Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
 
 
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Foreseen errors become one line on standard error and exit code 2 (1 for a failed training)."""
-    import errno
-
-    from moldiff.chem import ConversionError
-    from moldiff.config import ConfigError
-    from moldiff.datasets.prepared import PreparedDataError
-    from moldiff.datasets.qm9 import QM9Error
-    from moldiff.generation import RequestError
-    from moldiff.model import ModelFileError
-    from moldiff.training import TrainingError
-
-    try:
-        yield
-    except (RequestError, ModelFileError, ConfigError, PreparedDataError, QM9Error, ConversionError) as error:
-        fail(str(error))
-    except TrainingError as error:
-        fail(str(error), code=1)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EISDIR, errno.ENOENT, errno.EDQUOT):
-            raise
-        remedy = "free some space, then --resume" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the path"
-        fail(f"{error.filename or 'output'}: {error.strerror}; {remedy}")
-
-
-def fail(message: str, code: int = 2) -> None:
-    typer.echo(f"moldiff: {message}", err=True)
-    raise typer.Exit(code)
-
-
-def version(show: bool) -> None:
+def version(show: bool) -> bool:
     if show:
         from moldiff import __version__
 
         typer.echo(f"moldiff {__version__}")
         raise typer.Exit
+    return show
 
 
 @app.callback()
@@ -76,15 +57,21 @@ def generate(
         str, typer.Option("-o", "--output", help=".sdf .smi .csv .parquet .xyz by suffix; - is SDF on standard output.")
     ] = "molecules.sdf",
     model: Annotated[str, typer.Option(help="A shipped model's name or a weights file.")] = "qm9",
-    steps: Annotated[int | None, typer.Option(help="Network evaluations per molecule [default: 50].")] = None,
+    steps: Annotated[int, typer.Option(help="Network evaluations per molecule.")] = 50,
     seed: Annotated[int, typer.Option(help="Molecule k of a seed is always the same.")] = 0,
-    n_atoms: Annotated[str | None, typer.Option(help="Heavy atoms, 9 or 5-9 [default: as in the training data].")] = None,
+    n_atoms: Annotated[
+        str | None, typer.Option(help="Heavy atoms: 9, or a range 5-9.", show_default="as in the training data")
+    ] = None,
     unique: Annotated[bool, typer.Option("--unique", help="Skip molecules whose SMILES came before.")] = False,
     rejects: Annotated[Path | None, typer.Option(help="Write rejected molecules, as generated, to this SDF.")] = None,
     batch_size: Annotated[str, typer.Option(help="Molecules per batch, or auto. Does not change the result.")] = "auto",
-    workers: Annotated[int | None, typer.Option(help="Worker processes [default: all cores for large n].", min=1)] = None,
-    max_attempts: Annotated[int | None, typer.Option(help="Stop after this many [default: 10 n + 100].")] = None,
-    time_limit: Annotated[float | None, typer.Option(help="Stop after this many seconds.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes. Does not change the result.", min=1, show_default="by n and cores")
+    ] = None,
+    max_attempts: Annotated[
+        int | None, typer.Option(help="Sample no more than this.", show_default="10 n + 100")
+    ] = None,
+    time_limit: Annotated[float | None, typer.Option(help="Stop after about this many seconds.")] = None,
     device: Device = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     force: Force = False,
@@ -92,82 +79,92 @@ def generate(
     """Generate molecules: connected, sanitisable, no radicals, explicit hydrogens and charges, 3D coordinates.
 
     Every molecule has a stable ID; the funnel from sampled to kept is printed and written to OUTPUT.summary.json.
+    Ctrl-C and SIGTERM save what there is; --resume goes on from there.
 
     Example: moldiff generate -n 100 -o molecules.sdf
     """
     with one_line_errors():
         from moldiff.generation import Request, load
-        from moldiff.outputs import Output, StandardOutput
+        from moldiff.outputs import Output, StandardOutput, is_complete
         from moldiff.samplers import Sampler
 
+        batch = None if batch_size == "auto" else _positive(batch_size, f"--batch-size {batch_size}", "or auto")
+        sizes = _range(n_atoms)
         generator = load(model, device)
-        sampler = Sampler() if steps is None else Sampler(steps=steps)
-        request = Request(n, seed, sampler, _range(n_atoms), unique, max_attempts, time_limit)
+        sampler = Sampler(steps=steps)
+        request = Request(n, seed, sampler, sizes, unique, max_attempts, time_limit)
         request.check(generator.model)
-        batch = None if batch_size == "auto" else _positive(batch_size, "--batch-size")
-        provenance = _provenance(generator, sampler)
-        identity = {"model": generator.hash, "seed": seed, "steps": sampler.steps, "n_atoms": n_atoms, "unique": unique}
+        provenance = _provenance(generator, sampler.evaluations)
+        identity = {"model": generator.hash, "seed": seed, "steps": steps, "n_atoms": n_atoms, "unique": unique}
         if output == "-":
-            sink = StandardOutput(provenance)
+            if resume:
+                fail("--resume: standard output cannot be resumed; write to a file")
+            sink = StandardOutput(provenance, rejects, force)
+        elif resume and is_complete(Path(output), n, identity):
+            typer.echo(f"moldiff: {output} is complete already", err=True)
+            return
         else:
             sink = Output(Path(output), provenance, identity, rejects=rejects, force=force, resume=resume)
-        started, cpu = time.monotonic(), _cpu_seconds()
-        interrupted = _run(generator, request, sink, workers=workers, batch_size=batch)
-        used = {"seconds": round(time.monotonic() - started, 2), "cpu_seconds": round(_cpu_seconds() - cpu, 2)}
-        summary = _summary(request, sink.tally, provenance, generator.device, used)
-        if interrupted:
-            sink.close()
-            typer.echo(f"moldiff: interrupted with {sink.tally.kept} of {n}; --resume continues this run", err=True)
-            raise typer.Exit(130)
-        sink.finish(summary)
+        facts = {"request": identity, "device": generator.device, **provenance}
+        summary = _run(generator, request, sink, facts, workers=workers or generator.workers_for(n), batch_size=batch)
     _print_summary(summary, output)
-    if sink.tally.kept < n:
-        typer.echo(f"moldiff: {sink.tally.kept} of {n} molecules: attempts or time ran out; raise --max-attempts or "
-                   "--time-limit", err=True)  # fmt: skip
-        raise typer.Exit(3)
+    if summary["kept"] < n:
+        out = "attempts" if summary["funnel"]["sampled"] >= request.attempts else "time"
+        more = {"attempts": "--max-attempts", "time": "--time-limit"}[out]
+        fail(f"{summary['kept']} of {n} molecules: {out} ran out; raise {more}", code=3)
 
 
-def _run(generator, request, sink, **how: Any) -> bool:
-    """Generate into the sink with a progress bar; True when Ctrl-C stopped it (what is there is kept)."""
-    last = time.monotonic()
-    if sink.tally.kept >= request.n:
-        return False
-    outcomes = generator.outcomes(request, tally=sink.tally, seen=sink.seen, **how)
-    with _progress("generating", request.n) as advance:
+def _run(
+    generator: "Generator", request: "Request", sink: "Output | StandardOutput", facts: dict[str, Any], **how: Any
+) -> dict[str, Any]:
+    """Generate into the sink and finish it; returns the summary."""
+    first, started, cpu = sink.tally.next_index, time.monotonic(), _cpu_seconds()
+    with interruptible():
         try:
+            _fill(generator, request, sink, **how)
+            tally = sink.tally
+            summary = {
+                "asked": request.n, "kept": tally.kept, "funnel": tally.funnel(), "rejected": dict(tally.rejected),
+                **facts, "seconds": round(time.monotonic() - started, 2), "cpu_seconds": round(_cpu_seconds() - cpu, 2),
+                "sampled_meanwhile": tally.next_index - first,
+            }  # fmt: skip
+            sink.finish(summary)
+        except Interrupted as stop:
+            sink.close()
+            fail(f"interrupted with {sink.tally.kept} of {request.n} molecules; {sink.remedy}", stop.code)
+    return summary
+
+
+def _fill(generator: "Generator", request: "Request", sink: "Output | StandardOutput", **how: Any) -> None:
+    """Write outcomes until there are enough, saving and showing the progress; what is there is saved in any case."""
+    work = 0.0  # molecules' worth of sampling behind those that are not out yet
+
+    def tick(more: float) -> None:
+        nonlocal work
+        work += more
+        sink.save()
+        show(sink.tally.kept, work)
+
+    outcomes = generator.outcomes(request, tally=sink.tally, seen=sink.seen, tick=tick, **how)
+    try:
+        with _progress(request.n, sink.tally.kept) as show, closing(outcomes):
             for outcome in outcomes:
+                work = 0.0
                 sink.write(outcome)
-                advance(sink.tally.kept)
-                if time.monotonic() - last > 1:
-                    sink.flush(sink.tally)
-                    last = time.monotonic()
-        except KeyboardInterrupt:
-            sink.flush(sink.tally)
-            return True
-        finally:
-            outcomes.close()
-    sink.flush(sink.tally)
-    return False
+                show(sink.tally.kept, work)
+    finally:
+        sink.save()
 
 
 @contextmanager
-def _progress(what: str, total: int) -> Iterator[Any]:
-    """A bar with speed and time left on standard error; nothing when that is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+def _progress(total: int, kept: int) -> Iterator[Any]:
+    """A bar on standard error, with molecules accepted and time left; nothing when that is not a terminal."""
+    from rich.progress import SpinnerColumn, TimeElapsedColumn
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda done: bar.update(task, completed=done)
-
-
-def _summary(request, tally, provenance: dict[str, Any], device: str, used: dict[str, float]) -> dict[str, Any]:
-    return {
-        "asked": request.n, "kept": tally.kept, "funnel": tally.funnel(), "rejected": dict(tally.rejected),
-        "seed": request.seed, "device": device, **provenance, **used,
-    }  # fmt: skip
+    text = f"{{task.fields[kept]}}/{total} molecules"
+    with bar(SpinnerColumn(), text, TimeElapsedColumn()) as shown:
+        task = shown.add_task("", total=total, completed=kept, kept=kept)
+        yield lambda kept, work: shown.update(task, completed=min(total, kept + work), kept=kept)
 
 
 def _print_summary(summary: dict[str, Any], output: str) -> None:
@@ -185,19 +182,19 @@ def _print_summary(summary: dict[str, Any], output: str) -> None:
     console.print(table)
     if summary["rejected"]:
         console.print("rejected: " + ", ".join(f"{k} {v}" for k, v in sorted(summary["rejected"].items())))
-    each = summary["seconds"] / max(1, summary["funnel"]["sampled"])
+    each = summary["seconds"] / max(1, summary["sampled_meanwhile"])
     where = "" if output == "-" else f" → {output}"
-    console.print(f"{summary['seconds']:.1f} s, {each:.3f} s per sampled molecule{where}")
+    console.print(f"{summary['seconds']:.1f} s, {each:.3f} s per sampled molecule{where}", highlight=False)
 
 
-def _provenance(generator, sampler) -> dict[str, Any]:
+def _provenance(generator: "Generator", evaluations: int) -> dict[str, Any]:
     import torch
 
     from moldiff import __version__
     from moldiff.chem import RDKIT_VERSION
 
     return {
-        "model": generator.name, "model_sha256": generator.hash, "evaluations": sampler.evaluations,
+        "model": generator.name, "model_sha256": generator.hash, "evaluations": evaluations,
         "moldiff": __version__, "torch": torch.__version__, "rdkit": RDKIT_VERSION,
     }  # fmt: skip
 
@@ -211,17 +208,19 @@ def _cpu_seconds() -> float:
 
 
 def _range(text: str | None) -> tuple[int, int] | None:
+    """``9`` or ``5-9``."""
     if text is None:
         return None
-    low, _, high = text.partition("-")
-    return _positive(low, "--n-atoms"), _positive(high or low, "--n-atoms")
+    low, dash, high = text.partition("-")
+    bounds = [_positive(part, f"--n-atoms {text}", "or a range such as 5-9") for part in (low, high if dash else low)]
+    return bounds[0], bounds[1]
 
 
-def _positive(text: str, option: str) -> int:
-    from moldiff.generation import RequestError
+def _positive(text: str, option: str, remedy: str) -> int:
+    from moldiff.attempts import RequestError
 
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise RequestError(f"{option} {text}: expected a positive whole number" + (" or a range such as 5-9" * (option == "--n-atoms")))
+        raise RequestError(f"{option}: expected a positive whole number {remedy}")
     return int(text)
 
 
@@ -236,7 +235,7 @@ def prepare(
     """Build a training set and report what was read, kept and dropped, and why."""
     with one_line_errors():
         from moldiff.datasets.qm9 import prepare_qm9
-        from moldiff.generation import RequestError
+        from moldiff.attempts import RequestError
 
         if source != "qm9":
             raise RequestError(f"data set {source!r}: this version prepares qm9")
@@ -256,20 +255,16 @@ def prepare(
 @contextmanager
 def _progress_of(what: str) -> Iterator[Any]:
     """Like :func:`_progress` for callers that report (done, total)."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    with bar(what) as shown:
+        task = shown.add_task("", total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
 
 
 @app.command(epilog=EXIT_CODES)
 def train(
     data: Annotated[Path, typer.Argument(help="A prepared set.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory of the run.")],
-    preset: Annotated[str, typer.Option(help="qm9-tiny, qm9-small, qm9-base or qm9-egnn.")] = "qm9-tiny",
+    preset: Annotated[str, typer.Option(help=", ".join(PRESETS))] = "qm9-tiny",
     config: Annotated[Path | None, typer.Option(help="A TOML file instead of a preset.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. train.lr=1e-3; repeatable.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's checkpoint.")] = False,
@@ -286,27 +281,29 @@ def train(
         settings = (read_config(config) if config else named(preset)).override(set_ or [])
         device = choose_device(device)
         seconds = None if max_minutes is None else 60 * max_minutes
-        typer.echo(f"{settings.preset}: {settings.train.steps} steps of {settings.train.batch} on {device} → {output}", err=True)
-        with _training_progress(settings.train.steps) as report:
-            weights = run(data, output, settings, resume=resume, device=device, max_seconds=seconds, progress=report)
+        steps, batch = settings.train.steps, settings.train.batch
+        typer.echo(f"{settings.preset}: {steps} steps of {batch} on {device} → {output}", err=True)
+        started, last = time.monotonic(), {"step": steps}
+        with _training_progress(steps) as report:
+            show = lambda row: (last.update(row), report(row))  # noqa: E731
+            weights = run(data, output, settings, resume=resume, device=device, max_seconds=seconds, progress=show)
+        if last["step"] < steps:
+            in_time = seconds is None or time.monotonic() - started < seconds
+            text = f"stopped at step {last['step']} of {steps}; --resume goes on from there"
+            fail(text, code=130 if in_time else 0)
     typer.echo(f"averaged weights → {weights}; try them: moldiff generate --model {weights}")
 
 
 @contextmanager
 def _training_progress(steps: int) -> Iterator[Any]:
     """A bar with loss and speed; plain lines when standard error is not a terminal."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TextColumn("left"), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=steps)
+    with bar("{task.completed}/{task.total}", "{task.description}") as shown:
+        task = shown.add_task("", total=steps)
 
         def report(row: dict[str, Any]) -> None:
             text = f"loss {row['loss']:.3f}  {row['molecules_per_s']:.0f} molecules/s"
-            bar.update(task, completed=row["step"], description=text)
-            if not console.is_terminal:
+            shown.update(task, completed=row["step"], description=text)
+            if shown.disable:
                 typer.echo(f"step {row['step']}/{steps}  {text}", err=True)
 
         yield report
@@ -343,7 +340,7 @@ def _text(value: Any) -> str:
 def doctor(device: Device = "auto") -> None:
     """Check the installation: versions, device, shipped weights, and a golden sample made again."""
     with one_line_errors():
-        from moldiff.generation import diagnose
+        from moldiff.doctor import diagnose
 
         sound = True
         for name, good, text in diagnose(device):
@@ -366,14 +363,18 @@ def evaluate(
     reference: Annotated[
         Path | None, typer.Option(help="SMILES, one a line (such as train.smi of a prepared set), for novelty and FCD.")
     ] = None,
+    fcd: Annotated[bool, typer.Option("--fcd", help="Fréchet ChemNet distance, with moldiff[eval].")] = False,
+    strain: Annotated[int, typer.Option(help="Relax this many molecules, drawn at random by --seed.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of the draw for --strain.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes; no result depends on it.", min=1)] = 1,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write every metric here.")] = None,
     csv_path: Annotated[Path | None, typer.Option("--csv", help="Write the table of molecules here.")] = None,
 ) -> None:
     """Judge molecules: stability, validity, uniqueness, novelty, each with its numerator, denominator and rule."""
-    with one_line_errors():
-        from moldiff.report import evaluate_file
+    from moldiff.report import ReportError, evaluate_file
 
-        evaluation = evaluate_file(file, reference)
+    with one_line_errors(ReportError):
+        evaluation = evaluate_file(file, reference, with_fcd=fcd, strain=strain, seed=seed, jobs=jobs)
         if json_path:
             json_path.write_text(json.dumps(evaluation.to_dict(), indent=1))
         if csv_path:
@@ -383,8 +384,7 @@ def evaluate(
 
 def generate_molecules() -> None:
     """Entry point ``generate-molecules``: the same as ``moldiff generate``."""
-    sys.argv.insert(1, "generate")
-    app()
+    app(["generate", *sys.argv[1:]], prog_name="moldiff")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ class Conditions:
 
     @classmethod
     def none(cls, b: int, properties: int, device: torch.device | str = "cpu") -> "Conditions":
-        return cls(torch.zeros(b, properties, device=device), torch.zeros(b, properties, dtype=torch.bool, device=device))
+        value = torch.zeros(b, properties, device=device)
+        return cls(value, torch.zeros_like(value, dtype=torch.bool))
 
     @classmethod
     def from_physical(cls, values: Float[Tensor, "b properties"], properties: tuple[Property, ...]) -> "Conditions":

@@ -108,7 +108,7 @@ def _build(cls, values: dict[str, Any], path: str):
         if key not in fields:
             raise ConfigError(f"unknown key {path}{key}; there are {', '.join(path + f for f in fields)}")
         kind = fields[key].type
-        if dataclasses.is_dataclass(kind):
+        if dataclasses.is_dataclass(kind) and isinstance(value, dict):
             value = _build(kind, value, f"{path}{key}.")
         elif kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
@@ -140,5 +140,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "qm9-egnn": {
         "network": {"kind": "egnn", "options": dict(width=256, layers=9)},
         "train": dict(steps=60_000, batch=64, lr=5e-4),
+    },
+    # 0.3 M parameters on e3nn, features up to degree 2: a NequIP-like network on this process
+    "qm9-tensor": {
+        "network": {"kind": "tensor_product", "options": dict(width=64, layers=4, lmax=2, radial=16)},
+        "train": dict(steps=60_000, batch=64, lr=1e-3),
     },
 }  # fmt: skip

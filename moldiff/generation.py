@@ -1,70 +1,32 @@
-"""Seeds → size buckets → molecules → accepted records.
+"""Attempts → accepted records, in order: how many are sampled at a time, by whom, and which are kept and why."""
 
-Attempt k of seed s is one molecule, the same whatever the batch size, the number of workers or a restart in between: its
-size and all its noise come from a stream keyed by (s, k), and batches hold molecules of one exact size.
-"""
-
-import multiprocessing
+import math
 import os
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from moldiff import __version__, chem
+from moldiff import chem
+from moldiff.attempts import Request, RequestError, Tick, sample_attempts
 from moldiff.model import Model
 from moldiff.molecule import Molecules
-from moldiff.samplers import KeyedRandomness, Sampler, sample
-from moldiff.schedules import NoiseLevel
+from moldiff.samplers import Sampler
+from moldiff.workers import Here, Workers
 
 if TYPE_CHECKING:
     from rdkit import Chem
 
-REASONS = ("disconnected", "valence", "sanitisation", "radical", "coordinates", "size", "duplicate")
-WINDOW = 256  # attempts handed to a worker at a time
-WORKERS_FROM = 256  # molecules from which starting worker processes pays
-
-
-class RequestError(ValueError):
-    """A request that cannot be met; the message names the option, the value and the remedy."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to generate. Everything that decides molecule k is here; how fast it comes is not."""
-
-    n: int
-    seed: int = 0
-    sampler: Sampler = Sampler()
-    heavy_atoms: tuple[int, int] | None = None  # inclusive range; None: as in the training data
-    unique: bool = False
-    max_attempts: int | None = None  # default: 10 n + 100
-    time_limit: float | None = None  # seconds
-
-    def check(self, model: Model) -> None:
-        """Raises RequestError for what cannot be met."""
-        if self.n < 1:
-            raise RequestError(f"-n {self.n}: ask for at least one molecule")
-        if not 0 <= self.seed < 2**63:
-            raise RequestError(f"--seed {self.seed}: must be between 0 and 2^63 - 1")
-        if self.sampler.steps < 2:
-            raise RequestError(f"--steps {self.sampler.steps}: at least 2 are needed")
-        if self.max_attempts is not None and self.max_attempts < self.n:
-            raise RequestError(f"--max-attempts {self.max_attempts}: fewer than the {self.n} molecules asked for")
-        if self.time_limit is not None and self.time_limit <= 0:
-            raise RequestError(f"--time-limit {self.time_limit}: must be positive (seconds)")
-        SizeDraw(model, self.heavy_atoms)
-
-    @property
-    def attempts(self) -> int:
-        return self.max_attempts or 10 * self.n + 100
+WINDOW = {"cpu": 128, "cuda": 4096, "mps": 1024}  # most attempts sampled in one piece, by kind of device
+LEAST = 8  # attempts worth a piece of their own
+PER_WORKER = 64  # molecules asked for that make a further process worth its start
 
 
 @dataclass(frozen=True)
@@ -75,7 +37,7 @@ class Record:
     mol: "Chem.Mol"
     smiles: str
     seed: int
-    index: int  # attempt k of the seed; with model and seed it identifies the molecule
+    index: int  # attempt k of the seed
 
     @property
     def heavy_atoms(self) -> int:
@@ -108,8 +70,11 @@ class Tally:
         else:
             self.rejected[outcome.reason] += 1
 
+    def copy(self) -> "Tally":
+        return replace(self, rejected=self.rejected.copy())
+
     def funnel(self) -> dict[str, int]:
-        """sampled → connected → sanitised → in size range → unique → kept; stages that removed nothing optional stay."""
+        """Molecules left after each stage, from ``sampled`` to ``kept``; ``sanitised`` is without radicals."""
         connected = self.next_index - self.rejected["disconnected"]
         sanitised = connected - sum(self.rejected[r] for r in ("valence", "sanitisation", "radical", "coordinates"))
         of_size = sanitised - self.rejected["size"]
@@ -119,28 +84,6 @@ class Tally:
         }  # fmt: skip
 
 
-class SizeDraw:
-    """Atom counts from the training histogram, given a range of heavy atoms."""
-
-    def __init__(self, model: Model, heavy: tuple[int, int] | None):
-        histogram = np.array(model.data.size_histogram)
-        least, most = int(histogram[:, 0].min()), int(histogram[:, 0].max())
-        if heavy is not None:
-            low, high = heavy
-            if not least <= low <= high <= most:
-                raise RequestError(
-                    f"--n-atoms {low}-{high}: model {model.data.name} knows molecules of {least} to {most} heavy atoms"
-                )
-            histogram = histogram[(histogram[:, 0] >= low) & (histogram[:, 0] <= high)]
-            if not len(histogram):
-                raise RequestError(f"--n-atoms {low}-{high}: no training molecule has that size")
-        self.atoms = histogram[:, 1]
-        self.cdf = histogram[:, 2].cumsum() / histogram[:, 2].sum()
-
-    def __call__(self, uniform: np.ndarray) -> np.ndarray:
-        return self.atoms[np.searchsorted(self.cdf, uniform, side="right").clip(max=len(self.atoms) - 1)]
-
-
 class Generator:
     """A loaded model that makes molecules; what :func:`moldiff.load` returns."""
 
@@ -148,19 +91,35 @@ class Generator:
         self.model, self.name, self.path, self.device = model, name, Path(path), device
         self.hash = model.sha256
 
-    def generate(self, n: int, *, seed: int = 0, rejects: bool = False, **options: Any) -> Iterator[Record]:
+    def generate(
+        self,
+        n: int,
+        *,
+        seed: int = 0,
+        steps: int | None = None,
+        heavy_atoms: int | tuple[int, int] | None = None,
+        rejects: bool = False,
+        workers: int = 1,
+        batch_size: int | None = None,
+        **options: Any,
+    ) -> Iterator[Record | Reject]:
         """Yield ``n`` accepted molecules in the order of their attempts, fewer if attempts or time run out.
 
-        Options: ``heavy_atoms=(5, 9)``, ``steps=50``, ``sampler=Sampler(...)``, ``unique``, ``max_attempts``,
-        ``time_limit`` (s), ``workers``, ``batch_size``. With ``rejects=True`` the rejected ones are yielded too.
+        ``heavy_atoms``: a number or an inclusive range; ``rejects``: yield the rejected ones too. Further options are
+        fields of :class:`Request`: ``sampler``, ``unique``, ``max_attempts``, ``time_limit`` (s). Neither ``workers``
+        (processes; a script that asks for some must keep its own work under ``if __name__ == "__main__"``) nor
+        ``batch_size`` changes the molecules.
 
         Example: ``[record.smiles for record in moldiff.load("qm9").generate(10, seed=1)]``
+
+        Raises:
+            RequestError: at once, if the model cannot do this.
         """
-        workers, batch_size = options.pop("workers", None), options.pop("batch_size", None)
-        steps = options.pop("steps", None)
         if steps is not None:
-            options["sampler"] = Sampler(steps=steps)
-        request = Request(n=n, seed=seed, **options)
+            options["sampler"] = replace(options.get("sampler", Sampler()), steps=steps)
+        sizes = (heavy_atoms, heavy_atoms) if isinstance(heavy_atoms, int) else heavy_atoms
+        request = Request(n=n, seed=seed, heavy_atoms=sizes, **options)
+        request.check(self.model)
         outcomes = self.outcomes(request, workers=workers, batch_size=batch_size)
         return (o for o in outcomes if rejects or isinstance(o, Record))
 
@@ -168,21 +127,37 @@ class Generator:
         self,
         request: Request,
         *,
-        workers: int | None = None,
+        workers: int = 1,
         batch_size: int | None = None,
         tally: Tally | None = None,
         seen: set[str] | None = None,
+        tick: Tick = lambda work: None,
     ) -> Iterator[Record | Reject]:
-        """Every attempt in order, accepted or not, until ``request.n`` are accepted. Give ``tally`` to continue one."""
+        """Every attempt in order, accepted or not, until ``request.n`` are accepted.
+
+        ``tally`` and ``seen`` (SMILES, for ``unique``) continue an earlier run; ``tally`` is not changed. While molecules
+        are being sampled, ``tick`` is called now and then with the work done since the last call, in molecules.
+        """
         request.check(self.model)
-        tally, seen = tally or Tally(), set() if seen is None else seen
-        deadline = time.monotonic() + request.time_limit if request.time_limit else None
-        for index, mol in self._raw(request, tally, workers, batch_size):
-            outcome = self._judge(request, index, mol, seen)
-            tally.add(outcome)
-            yield outcome
-            if tally.kept >= request.n or (deadline and time.monotonic() > deadline):
-                return
+        tally, seen = (tally or Tally()).copy(), set() if seen is None else seen
+        key = request.key(self.hash)
+        if tally.kept >= request.n:
+            return
+        with closing(self._raw(request, tally, workers, batch_size, tick)) as raw:
+            for index, mol in raw:
+                identity = f"{self.name}-{key}-s{request.seed}-{index:08d}"
+                outcome = _judge(request, identity, index, mol, seen)
+                tally.add(outcome)
+                yield outcome
+                if tally.kept >= request.n:
+                    return
+
+    def workers_for(self, n: int) -> int:
+        """Processes that are worth their start: one core each, on a CPU."""
+        if self.model.device.type != "cpu":
+            return 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, min(cores, n // PER_WORKER))
 
     def facts(self) -> dict[str, Any]:
         """What ``moldiff info`` prints: plain values, units included."""
@@ -208,123 +183,81 @@ class Generator:
             "training": self.model.info,
         }
 
-    def _judge(self, request: Request, index: int, mol: "Chem.Mol", seen: set[str]) -> Record | Reject:
-        identity = f"{self.name}-{self.hash[:8]}-s{request.seed}-{index:08d}"
-        accepted, reason = chem.check(mol)
-        if accepted is not None and request.heavy_atoms:
-            low, high = request.heavy_atoms
-            if not low <= accepted.GetNumHeavyAtoms() <= high:
-                reason = "size"
-        if reason is None:
-            text = chem.smiles(accepted)
-            if request.unique and text in seen:
-                reason = "duplicate"
-            elif request.unique:
-                seen.add(text)
-        if reason is not None:
-            return Reject(identity, mol, reason, request.seed, index)
-        return Record(identity, accepted, text, request.seed, index)
-
     def _raw(
-        self, request: Request, tally: Tally, workers: int | None, batch_size: int | None
+        self, request: Request, tally: Tally, workers: int, batch_size: int | None, tick: Tick
     ) -> Iterator[tuple[int, "Chem.Mol"]]:
-        """Unjudged molecules in the order of their index."""
-        if workers is None:
-            workers = (os.cpu_count() or 1) if self.device == "cpu" and request.n >= WORKERS_FROM else 1
-        vocabulary = self.model.data.vocabulary
-        windows = _windows(request, tally, workers)
-        if workers == 1:
-            for window in windows:
-                sampled = sample_attempts(self.model, request, window, batch_size)
-                yield from zip(window, chem.to_rdkit(sampled, vocabulary), strict=True)
-            return
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, _start_worker, (str(self.path), batch_size)) as pool:
-            pending: deque = deque()
-            try:
-                for window in windows:
-                    pending.append((window, pool.submit(_work, request, window)))
-                    if len(pending) > workers:
-                        done, future = pending.popleft()
-                        yield from zip(done, chem.to_rdkit(Molecules(*future.result()), vocabulary), strict=True)
-                while pending:
-                    done, future = pending.popleft()
-                    yield from zip(done, chem.to_rdkit(Molecules(*future.result()), vocabulary), strict=True)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        """Unjudged molecules in the order of their index. ``tally`` is kept up to date by the caller."""
+        if workers > 1:
+            crew = Workers(workers, _prepare_worker, str(self.path), self.device, batch_size)
+        else:
+            crew = Here(partial(_work, self.model, batch_size, tick))
+        windows = Windows(request, tally, workers, WINDOW[self.model.device.type])
+        under_way: list[range] = []
+        with crew:
+            while True:
+                while len(crew) < crew.capacity and (window := windows.next()):
+                    crew.submit(request, window)
+                    under_way.append(window)
+                if not under_way:
+                    return
+                arrays = crew.result(lambda: tick(0.0))
+                molecules = Molecules(*map(torch.from_numpy, arrays))
+                yield from zip(under_way.pop(0), chem.to_rdkit(molecules, self.model.data.vocabulary), strict=True)
 
 
-def _windows(request: Request, tally: Tally, workers: int) -> Iterator[range]:
-    """Ranges of attempts: about what is still missing, shared among the workers, in pieces of at most ``WINDOW``."""
-    start = tally.next_index
-    while start < request.attempts:
-        missing = max(request.n - tally.kept, 1)
-        size = min(WINDOW, max(8, -(-missing * 21 // 20) // workers + 1), request.attempts - start)
-        yield range(start, start + size)
-        start += size
+def _judge(request: Request, identity: str, index: int, mol: "Chem.Mol", seen: set[str]) -> Record | Reject:
+    accepted, reason = chem.check(mol)
+    if accepted is not None and request.heavy_atoms:
+        low, high = request.heavy_atoms
+        if not low <= accepted.GetNumHeavyAtoms() <= high:
+            reason = "size"
+    if reason is None:
+        text = chem.smiles(accepted)
+        if request.unique and text in seen:
+            reason = "duplicate"
+        elif request.unique:
+            seen.add(text)
+    if reason is not None:
+        return Reject(identity, mol, reason, request.seed, index)
+    return Record(identity, accepted, text, request.seed, index)
 
 
-def sample_attempts(model: Model, request: Request, indices: Sequence[int], batch_size: int | None = None) -> Molecules:
-    """The raw molecules of these attempts, in their order, padded to the largest, on the CPU."""
-    device = model.device
-    random = KeyedRandomness(request.seed, indices, device)
-    sizes = SizeDraw(model, request.heavy_atoms)(random.first())
-    parts: dict[int, Molecules] = {}
-    for atoms in np.unique(sizes).tolist():
-        positions = np.flatnonzero(sizes == atoms).tolist()
-        sampled = _sample_size(model, request.sampler, random.select(positions), atoms, batch_size or 128)
-        parts |= dict(zip(positions, sampled.to("cpu").split(), strict=True))
-    return Molecules.collate([parts[k] for k in range(len(indices))])
+@dataclass
+class Windows:
+    """Which attempts to sample next: about what is missing and not under way yet, shared among the workers.
 
+    Their sizes decide when molecules come, never which.
+    """
 
-def _sample_size(model: Model, sampler: Sampler, random: KeyedRandomness, atoms: int, batch: int) -> Molecules:
-    """Molecules of one size, in batches; a batch that does not fit the memory is halved."""
-    done: list[Molecules] = []
-    count = len(random.streams)
-    start = 0
-    while start < count:
-        chosen = random.select(range(start, min(start + batch, count))).of_size(atoms)
-        before = [stream.bit_generator.state for stream in chosen.streams]
-        try:
-            done.append(_sample_batch(model, sampler, chosen, atoms))
-            start += len(chosen.streams)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if batch == 1:
-                raise RequestError(f"not enough memory for one molecule of {atoms} atoms; use a machine with more") from error
-            batch = max(1, batch // 2)
-            for stream, state in zip(chosen.streams, before, strict=True):
-                stream.bit_generator.state = state
-    return Molecules.collate(done)
+    request: Request
+    tally: Tally  # kept up to date by the caller
+    workers: int
+    most: int
 
+    def __post_init__(self):
+        self.began, self.first, self.start = time.monotonic(), self.tally.next_index, self.tally.next_index
 
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch reports it as a class of its own on a GPU and as a plain RuntimeError on a CPU."""
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or "not enough memory" in str(error) or "can't allocate memory" in str(error)
+    def next(self) -> range:
+        """The next range of attempts, empty when none is needed at the moment, or none is left, or time is up."""
+        acceptance = (self.tally.kept + 19) / (self.tally.next_index + 20)  # 95 % until there is experience
+        missing = math.ceil((self.request.n - self.tally.kept) / acceptance)
+        needed = missing - (self.start - self.tally.next_index)
+        share = max(LEAST, math.ceil(needed / self.workers))
+        size = min(share, self.most, self.request.attempts - self.start, self._in_time())
+        window = range(self.start, self.start + max(0, size)) if needed > 0 else range(0)
+        self.start += len(window)
+        return window
 
-
-def _sample_batch(model: Model, sampler: Sampler, random: KeyedRandomness, atoms: int) -> Molecules:
-    count = len(random.streams)
-    padding = max(0, -(-32 // atoms) - count)  # very small matrices round differently: see `on_enough_rows`
-    padded = random.padded(padding).of_size(atoms)
-    template = blank(count + padding, atoms, model.device)
-    free = NoiseLevel.free(template, torch.ones(count + padding, device=model.device))
-    with torch.inference_mode():
-        molecules, _ = sample(
-            lambda state, level, previous: model.denoise(state, level, None, previous),
-            model.process, template, free, sampler, padded,
-        )  # fmt: skip
-    return molecules.select(slice(count))
-
-
-def blank(count: int, atoms: int, device: torch.device | str) -> Molecules:
-    """A template in which nothing is known but the size."""
-    zeros = torch.zeros(count, atoms, dtype=torch.long, device=device)
-    mask = torch.ones(count, atoms, dtype=torch.bool, device=device)
-    pos = torch.zeros(count, atoms, 3, device=device)
-    return Molecules(mask, pos, zeros, zeros[:, :, None].expand(-1, -1, atoms).clone())
+    def _in_time(self) -> int:
+        """Attempts that can be finished before the time limit, at the pace so far."""
+        if self.request.time_limit is None:
+            return self.most
+        passed = time.monotonic() - self.began
+        done = self.tally.next_index - self.first
+        under_way = self.start - self.tally.next_index
+        if not done:
+            return LEAST if passed < self.request.time_limit and under_way < LEAST * self.workers else 0
+        return int(done / passed * (self.request.time_limit - passed)) - under_way
 
 
 ALIASES = {"qm9": "qm9-tiny"}  # the best set shipped for each kind of data
@@ -348,7 +281,8 @@ def load(model: str | Path = "qm9", device: str = "auto") -> Generator:
     name = str(model)
     path = shipped.get(name, Path(model))
     if name not in shipped and not path.is_file():
-        raise RequestError(f"--model {name}: neither a file nor a shipped model; shipped are {', '.join(shipped)}")
+        there = f"shipped are {', '.join(shipped)}" if shipped else "none is shipped with this version"
+        raise RequestError(f"--model {name}: neither a file nor a shipped model; {there}")
     device = choose_device(device)
     return Generator(Model.load(path, device), path.stem, path, device)
 
@@ -358,55 +292,24 @@ def choose_device(device: str) -> str:
     there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if device == "auto":
         return next(d for d in ("cuda", "mps", "cpu") if there[d])
-    kind = device.partition(":")[0]
-    if kind not in there:
-        raise RequestError(f"--device {device}: choose auto, cpu, cuda or mps")
+    kind, _, number = device.partition(":")
+    if kind not in there or not (number.isdigit() or device == kind):
+        raise RequestError(f"--device {device}: choose auto, cpu, cuda or mps (one of several GPUs: cuda:1)")
     if not there[kind]:
         raise RequestError(f"--device {device}: this machine has no such device (or torch is built without it); use cpu")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise RequestError(f"--device {device}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
     return device
 
 
-GOLDEN = {"n": 4, "seed": 2026, "steps": 10}  # remade by `moldiff doctor`, stored in the weights when they are shipped
+def _prepare_worker(path: str, device: str, batch_size: int | None) -> Callable[..., tuple[np.ndarray, ...]]:
+    """What a worker process does with each window; runs once in it."""
+    return partial(_work, Model.load(Path(path), device), batch_size, lambda work: None)
 
 
-def golden_sample(generator: Generator) -> list[str]:
-    """A few raw samples as text: SMILES where accepted, else the reason."""
-    request = Request(GOLDEN["n"], GOLDEN["seed"], Sampler(steps=GOLDEN["steps"]), max_attempts=GOLDEN["n"])
-    outcomes = generator.outcomes(request, workers=1)
-    return [o.smiles if isinstance(o, Record) else o.reason for o in outcomes]
-
-
-def diagnose(device: str = "auto") -> Iterator[tuple[str, bool, str]]:
-    """Checks of an installation, one by one: (what, sound?, finding)."""
-    yield "versions", True, f"moldiff {__version__}, torch {torch.__version__}, rdkit {chem.RDKIT_VERSION}"
-    device = choose_device(device)
-    yield "device", True, device + (f", {torch.get_num_threads()} threads" if device == "cpu" else "")
-    for name, path in shipped_models().items():
-        if name in ALIASES:
-            continue
-        generator = load(path, device)
-        yield f"weights {name}", True, f"hash matches, {path.stat().st_size / 2**20:.1f} MiB"
-        expected = generator.model.info.get("golden")
-        if expected is None:
-            continue
-        start = time.perf_counter()
-        found = golden_sample(generator)
-        took = f"{time.perf_counter() - start:.1f} s"
-        same = found == expected
-        other = f"{sum(a == b for a, b in zip(found, expected, strict=True))} of {len(expected)} as recorded"
-        yield f"golden sample {name}", same, f"as recorded ({took})" if same else (
-            f"{other}; other processors round differently, but if all differ, torch or the weights do not work here"
-        )
-
-
-_worker: dict[str, Any] = {}  # the model of a worker process, set once when it starts
-
-
-def _start_worker(path: str, batch_size: int | None) -> None:
-    torch.set_num_threads(1)
-    _worker.update(model=Model.load(Path(path)), batch_size=batch_size)
-
-
-def _work(request: Request, indices: range) -> tuple[Tensor, ...]:
-    m = sample_attempts(_worker["model"], request, indices, _worker["batch_size"])
-    return m.mask, m.pos, m.atom, m.bond
+def _work(
+    model: Model, batch_size: int | None, tick: Tick, request: Request, indices: range
+) -> tuple[np.ndarray, ...]:
+    """Arrays travel between processes by value; tensors would need shared memory, which containers are short of."""
+    m = sample_attempts(model, request, indices, batch_size, tick)
+    return m.mask.numpy(), m.pos.numpy(), m.atom.numpy(), m.bond.numpy()

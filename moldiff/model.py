@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from moldiff.conditions import Conditions, Property
@@ -215,7 +215,8 @@ class Model(nn.Module):
             "sha256": tensor_hash(tensors),
         }
         with write_atomically(path) as temporary:
-            save_file(tensors, temporary, metadata={"moldiff": json.dumps(header)})
+            # save_file would deny other users of the machine to read it
+            temporary.write_bytes(save(tensors, metadata={"moldiff": json.dumps(header)}))
 
     @property
     def sha256(self) -> str:

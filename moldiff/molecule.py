@@ -105,7 +105,7 @@ class Molecules:
         singles = []
         for graph in graphs:
             n = graph.pos.shape[0]
-            bond = torch.zeros(n, n, dtype=torch.long, device=graph.pos.device)
+            bond = torch.zeros(n, n, dtype=graph.bond.dtype, device=graph.pos.device)
             bond[graph.edge_index[0], graph.edge_index[1]] = graph.bond
             mask = torch.ones(1, n, dtype=torch.bool, device=graph.pos.device)
             singles.append(cls(mask, graph.pos[None], graph.atom[None], bond[None]))
@@ -137,7 +137,8 @@ def centred(
     else:
         w = weights.to(pos.dtype) * real
         w = torch.where(w.sum(1, keepdim=True) > 0, w, real)
-    mean = (w[..., None] * pos).sum(1, keepdim=True) / w.sum(1)[:, None, None].clamp(min=1)
+    total = w.sum(1)[:, None, None]
+    mean = (w[..., None] * pos).sum(1, keepdim=True) / torch.where(total > 0, total, 1.0)
     return (pos - mean) * real[..., None]
 
 

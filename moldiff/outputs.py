@@ -1,142 +1,266 @@
 """Where generated molecules go: a journal that survives interruption, then one complete file in the format asked for.
 
-While a run goes on, accepted molecules are appended to ``.<name>.partial.sdf`` beside the output and, after every flush,
+While a run goes on, accepted molecules are appended to ``.<name>.partial.sdf`` beside the output, and
 ``.<name>.partial.json`` records how much of it counts. A finished run turns the journal into the output in one step,
 so that the output is either complete or absent.
 """
 
 import csv
+import itertools
 import json
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from moldiff import chem
+from moldiff.attempts import RequestError
 from moldiff.files import write_atomically
-from moldiff.generation import Record, Reject, RequestError, Tally
+from moldiff.generation import Record, Reject, Tally
 
-COLUMNS = ("id", "smiles", "heavy_atoms", "seed", "index", "model", "model_sha256", "evaluations", "moldiff", "torch", "rdkit")
+COLUMNS = (
+    "id", "smiles", "heavy_atoms", "seed", "index", "model", "model_sha256", "evaluations", "moldiff", "torch", "rdkit",
+)  # fmt: skip
+WHOLE = ("heavy_atoms", "seed", "index", "evaluations")  # the columns of whole numbers
+SAVE_SECONDS = 1.0  # a crash loses no more than what came in this time
+
+
+class StandardOutput:
+    """SDF on standard output, each record as it comes. Rejects, if wanted, go to a file."""
+
+    remedy = "write to a file, and --resume can go on with it"
+
+    def __init__(self, provenance: dict[str, Any], rejects: Path | None = None, force: bool = False):
+        self.provenance = provenance
+        self.tally, self.seen = Tally(), set[str]()
+        self.stream: BinaryIO = sys.stdout.buffer
+        self.rejects: BinaryIO | None = None
+        if rejects:
+            check_rejects(rejects, force)
+            with named(f"--rejects {rejects}"):
+                self.rejects = open(rejects, "wb")  # noqa: SIM115
+
+    def write(self, outcome: Record | Reject) -> None:
+        if isinstance(outcome, Record):
+            with named("standard output"), self._hanging_up():
+                self.stream.write(sdf_text(outcome, self.provenance).encode())
+        elif self.rejects:
+            self.rejects.write(reject_text(outcome, self.provenance).encode())
+        self.tally.add(outcome)
+
+    def save(self) -> None:
+        with named("standard output"), self._hanging_up():
+            self.stream.flush()
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        self.save()
+        self.close()
+
+    def close(self) -> None:
+        if self.rejects:
+            self.rejects.close()
+
+    @contextmanager
+    def _hanging_up(self) -> Iterator[None]:
+        """After an error write nowhere, or the interpreter would try again when it ends, and complain."""
+        try:
+            yield
+        except OSError:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            raise
 
 
 class Output:
-    """The output of one run. ``identity`` decides whether an interrupted run may be continued by this one."""
+    """A file and its journal. ``identity``: the options that an interrupted run must share with the one that resumes it.
+
+    Raises:
+        RequestError: the output or the journal cannot be used; also later, when the disk is full.
+    """
+
+    remedy = "--resume goes on from there"
 
     def __init__(
         self, path: Path, provenance: dict[str, Any], identity: dict[str, Any], *, rejects: Path | None = None,
         force: bool = False, resume: bool = False,
     ):  # fmt: skip
-        self.path, self.provenance, self.identity, self.rejects = path, provenance, identity, rejects
+        self.path, self.provenance = path, provenance
+        self.identity = {**identity, "rejects": rejects and os.path.abspath(rejects)}
         self.journal = path.with_name(f".{path.name}.partial.sdf")
         self.state = path.with_name(f".{path.name}.partial.json")
         self.summary_path = path.with_name(f"{path.name}.summary.json")
-        self.tally = Tally()
         self.seen: set[str] = set()
-        check_writable(path, rejects, force=force or resume)
-        if resume and self.state.exists():
-            self._continue()
-        elif resume and path.exists():
-            raise RequestError(f"{path}: is complete already, there is nothing to resume; --force makes it again")
-        elif self.state.exists() and not force:
-            raise RequestError(f"{path}: an interrupted run is there; continue it with --resume or discard it with --force")
-        mode = "a" if self.tally.next_index else "w"
-        self.files = {self.journal: open(self.journal, mode)}  # noqa: SIM115: closed by finish and close
+        self.paths = {"journal": self.journal} | ({"rejects": rejects} if rejects else {})
+        check_output(path, force=force or resume)
         if rejects:
-            self.files[rejects] = open(rejects, mode)  # noqa: SIM115
+            check_rejects(rejects, force=force or resume)
+            if os.path.abspath(rejects) == os.path.abspath(path):
+                raise RequestError(f"--rejects {rejects}: is the output itself; choose another name")
+        tally, sizes = self._continued() if resume else (Tally(), {})
+        if not resume and self.state.exists() and not force:
+            raise RequestError(f"-o {path}: an interrupted run is there; --resume goes on with it, --force discards it")
+        mode = "ab" if sizes else "wb"
+        with named(f"-o {path}"):
+            if not sizes:
+                self.state.unlink(missing_ok=True)  # before the journal that it describes
+            self.files: dict[str, BinaryIO] = {k: open(p, mode) for k, p in self.paths.items()}  # noqa: SIM115
+        # One assignment replaces both: at every moment these bytes hold this tally's molecules, neither more nor fewer.
+        self.reached: tuple[Tally, dict[str, int]] = (tally, sizes)
+        self.saved, self.saved_at = None, time.monotonic()
 
-    def _continue(self) -> None:
-        saved = json.loads(self.state.read_text())
-        different = [k for k in self.identity if saved["identity"].get(k) != self.identity[k]]
+    @property
+    def tally(self) -> Tally:
+        return self.reached[0]
+
+    def _continued(self) -> tuple[Tally, dict[str, int]]:
+        """Where the interrupted run was, with its files cut back to that; a new run if there was none."""
+        if not self.state.exists():
+            if self.path.exists():
+                raise RequestError(f"-o {self.path}: is complete, there is nothing to resume; --force makes it again")
+            return Tally(), {}
+        try:
+            state = json.loads(self.state.read_text())
+            tally = Tally(state["next_index"], state["kept"], Counter(state["rejected"]))
+            identity, sizes = state["identity"], state["bytes"]
+        except (ValueError, KeyError) as error:
+            raise self._damaged(self.state) from error
+        different = [k for k in self.identity if identity.get(k) != self.identity[k]]
         if different:
-            was = ", ".join(f"{k} {saved['identity'].get(k)!r}" for k in different)
-            raise RequestError(f"{self.path}: the interrupted run had {was}; resume it with the same options, or --force")
-        self.tally = Tally(saved["next_index"], saved["kept"], Counter(saved["rejected"]))
-        for name, size in saved["bytes"].items():
-            os.truncate(self.path.with_name(name), size)
-        self.seen = {mol.GetProp("smiles") for mol in chem.read_sdf(self.journal)} if self.tally.kept else set()
+            was = ", ".join(f"{k} {identity.get(k)} (now {self.identity[k]})" for k in different)
+            raise RequestError(f"-o {self.path}: the interrupted run had {was}; use the same options, or --force")
+        for name, size in sizes.items():
+            path = self.paths[name]
+            if not path.is_file() or path.stat().st_size < size:
+                raise self._damaged(path)
+            os.truncate(path, size)
+        if self.identity.get("unique"):
+            self.seen = {row["smiles"] for row, _ in records(self.journal)}
+        return tally, sizes
+
+    def _damaged(self, path: Path) -> RequestError:
+        return RequestError(f"-o {self.path}: cannot resume, {path} is damaged or missing; --force starts again")
 
     def write(self, outcome: Record | Reject) -> None:
-        if isinstance(outcome, Record):
-            self.files[self.journal].write(sdf_text(outcome, self.provenance))
-        elif self.rejects:
-            tags = {"reason": outcome.reason, "seed": outcome.seed, "index": outcome.index, **self.provenance}
-            self.files[self.rejects].write(chem.sdf_record(outcome.mol, outcome.id, tags))
+        with self._space():
+            if isinstance(outcome, Record):
+                self.files["journal"].write(sdf_text(outcome, self.provenance).encode())
+            elif "rejects" in self.files:
+                self.files["rejects"].write(reject_text(outcome, self.provenance).encode())
+            tally = self.tally.copy()
+            tally.add(outcome)
+            self.reached = tally, {name: file.tell() for name, file in self.files.items()}
+        if time.monotonic() - self.saved_at > SAVE_SECONDS:
+            self.save()
 
-    def flush(self, tally: Tally) -> None:
+    def save(self) -> None:
         """Everything so far survives a crash from here on."""
-        for file in self.files.values():
-            file.flush()
-        state = {
-            "identity": self.identity, "next_index": tally.next_index, "kept": tally.kept, "rejected": tally.rejected,
-            "bytes": {path.name: file.tell() for path, file in self.files.items()},
-        }  # fmt: skip
-        with write_atomically(self.state) as temporary:
-            temporary.write_text(json.dumps(state))
+        reached = self.reached
+        if reached is self.saved:
+            return
+        with self._space():
+            for file in self.files.values():
+                file.flush()
+                os.fsync(file.fileno())
+            tally, sizes = reached
+            state = {
+                "identity": self.identity, "next_index": tally.next_index, "kept": tally.kept,
+                "rejected": tally.rejected, "bytes": sizes,
+            }  # fmt: skip
+            with write_atomically(self.state) as temporary:
+                temporary.write_text(json.dumps(state))
+        self.saved, self.saved_at = reached, time.monotonic()
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """Turn the journal into the output and write the summary beside it."""
+        """Write the summary and turn the journal into the output; what is interrupted here, ``resume`` does again."""
+        self.save()
         self.close()
-        with write_atomically(self.path) as temporary:
-            if self.path.suffix == ".sdf":
-                os.replace(self.journal, temporary)
+        with self._space():
+            with write_atomically(self.summary_path) as temporary:
+                temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False))
+            if self.path.suffix.lower() == ".sdf":
+                os.replace(self.journal, self.path)
             else:
-                WRITERS[self.path.suffix](self.journal, temporary)
-        with write_atomically(self.summary_path) as temporary:
-            temporary.write_text(json.dumps(summary, indent=1))
-        self.journal.unlink(missing_ok=True)
+                with write_atomically(self.path) as temporary:
+                    WRITERS[self.path.suffix.lower()](self.journal, temporary)
         self.state.unlink(missing_ok=True)
+        self.journal.unlink(missing_ok=True)
 
     def close(self) -> None:
         for file in self.files.values():
-            file.close()
+            with suppress(OSError):  # a full disk was reported already
+                file.close()
+
+    @contextmanager
+    def _space(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            remedy = f"{self.tally.kept} molecules are safe: free some space, then go on with --resume"
+            raise RequestError(f"-o {self.path}: {error.strerror}; {remedy}") from error
 
 
-class StandardOutput:
-    """SDF on standard output, each record as it comes."""
-
-    def __init__(self, provenance: dict[str, Any], stream: TextIO = sys.stdout):
-        self.provenance, self.stream = provenance, stream
-        self.tally, self.seen = Tally(), set[str]()
-
-    def write(self, outcome: Record | Reject) -> None:
-        if isinstance(outcome, Record):
-            self.stream.write(sdf_text(outcome, self.provenance))
-
-    def flush(self, tally: Tally) -> None:
-        self.stream.flush()
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        self.stream.flush()
-
-    def close(self) -> None:
-        self.stream.flush()
+def is_complete(path: Path, n: int, identity: dict[str, Any]) -> bool:
+    """Whether a finished run of this request left at least ``n`` molecules here, so that there is nothing to resume."""
+    summary = path.with_name(f"{path.name}.summary.json")
+    if not (path.is_file() and summary.is_file()) or path.with_name(f".{path.name}.partial.json").exists():
+        return False
+    try:
+        found = json.loads(summary.read_text())
+        return found["request"] == identity and found["kept"] >= n
+    except (ValueError, KeyError):
+        return False
 
 
-def check_writable(path: Path, rejects: Path | None, force: bool) -> None:
+@contextmanager
+def named(what: str) -> Iterator[None]:
+    """Name what could not be written; a closed pipe is no error of ours and passes as it is."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise RequestError(f"{what}: {error.strerror}; choose another place") from error
+
+
+def check_output(path: Path, force: bool) -> None:
     """Refuse, before any work, what could not be written at the end."""
-    if path.suffix not in WRITERS and path.suffix != ".sdf":
-        raise RequestError(f"-o {path}: unknown format {path.suffix or '(none)'}; use .sdf {' '.join(WRITERS)} or - ")
-    if rejects and rejects.suffix != ".sdf":
-        raise RequestError(f"--rejects {rejects}: rejects are written as .sdf")
-    if rejects and rejects.parent.resolve() != path.parent.resolve():
-        raise RequestError(f"--rejects {rejects}: must lie in the folder of the output, {path.parent}")
-    if path.suffix == ".parquet":
+    if path.suffix.lower() not in (".sdf", *WRITERS):
+        formats = " ".join((".sdf", *WRITERS))
+        raise RequestError(f"-o {path}: unknown format {path.suffix or '(no suffix)'}; use {formats}, or - (SDF to stdout)")
+    if path.suffix.lower() == ".parquet":
         _pyarrow()
-    if path.exists() and not force:
-        raise RequestError(f"-o {path}: exists already; --force overwrites it")
+    _check_place(f"-o {path}", path, force)
+
+
+def check_rejects(path: Path, force: bool) -> None:
+    if path.suffix.lower() != ".sdf":
+        raise RequestError(f"--rejects {path}: rejects are written as .sdf")
+    _check_place(f"--rejects {path}", path, force)
+
+
+def _check_place(option: str, path: Path, force: bool) -> None:
     if path.is_dir():
-        raise RequestError(f"-o {path}: is a directory")
+        raise RequestError(f"{option}: is a folder; name a file")
+    if path.exists() and not force:
+        raise RequestError(f"{option}: exists already; --force overwrites it")
     if not path.parent.is_dir():
-        raise RequestError(f"-o {path}: the folder {path.parent} does not exist; make it first")
+        raise RequestError(f"{option}: the folder {path.parent} does not exist; make it first")
     if not os.access(path.parent, os.W_OK):
-        raise RequestError(f"-o {path}: no permission to write into {path.parent}")
+        raise RequestError(f"{option}: no permission to write into {path.parent}; choose another place")
 
 
 def sdf_text(record: Record, provenance: dict[str, Any]) -> str:
     row = {**record_row(record), **provenance}
     return chem.sdf_record(record.mol, record.id, {k: row[k] for k in COLUMNS})
+
+
+def reject_text(reject: Reject, provenance: dict[str, Any]) -> str:
+    tags = {"reason": reject.reason, "seed": reject.seed, "index": reject.index, **provenance}
+    return chem.sdf_record(reject.mol, reject.id, tags)
 
 
 def record_row(record: Record) -> dict[str, Any]:
@@ -147,44 +271,41 @@ def record_row(record: Record) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _rows(journal: Path) -> Iterator[dict[str, str]]:
-    for mol in chem.read_sdf(journal):
-        yield {k: mol.GetProp(k) for k in COLUMNS}
+def records(journal: Path) -> Iterator[tuple[dict[str, str], str]]:
+    """The columns and the text of every record."""
+    for text in chem.sdf_records(journal):
+        mol = chem.parse_sdf_record(text, sanitize=False)
+        yield {k: mol.GetProp(k) for k in COLUMNS}, text
 
 
 def _write_smi(journal: Path, path: Path) -> None:
-    with open(path, "w") as file:
-        for row in _rows(journal):
+    with open(path, "w", encoding="utf-8") as file:
+        for row, _ in records(journal):
             file.write(f"{row['smiles']} {row['id']}\n")
 
 
 def _write_csv(journal: Path, path: Path) -> None:
-    with open(path, "w", newline="") as file:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
-        writer.writerows(_rows(journal))
+        writer.writerows(row for row, _ in records(journal))
 
 
 def _write_xyz(journal: Path, path: Path) -> None:
-    with open(path, "w") as file:
-        for mol in chem.read_sdf(journal):
-            file.write(chem.xyz_block(mol, f"{mol.GetProp('id')} {mol.GetProp('smiles')}"))
+    with open(path, "w", encoding="utf-8") as file:
+        for row, text in records(journal):
+            mol = chem.parse_sdf_record(text, sanitize=False)
+            file.write(chem.xyz_block(mol, f"{row['id']} {row['smiles']}"))
 
 
 def _write_parquet(journal: Path, path: Path, batch: int = 10_000) -> None:
-    """The columns of the CSV, and the molecule as an SDF record in ``sdf``."""
+    """The columns of the CSV, and in ``sdf`` the record as an SDF has it."""
     pa, pq = _pyarrow()
-    whole = {"heavy_atoms", "seed", "index", "evaluations"}
-    fields = [(k, pa.int64() if k in whole else pa.string()) for k in (*COLUMNS, "sdf")]
-    with pq.ParquetWriter(path, pa.schema(fields), compression="zstd") as writer:
-        rows: list[dict[str, Any]] = []
-        for mol in chem.read_sdf(journal):
-            row: dict[str, Any] = {k: mol.GetProp(k) for k in COLUMNS}
-            rows.append({**row, **{k: int(row[k]) for k in whole}, "sdf": chem.sdf_record(mol, row["id"], {})})
-            if len(rows) == batch:
-                writer.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)))
-                rows.clear()
-        writer.write_table(pa.Table.from_pylist(rows, schema=pa.schema(fields)))
+    schema = pa.schema([(k, pa.int64() if k in WHOLE else pa.string()) for k in (*COLUMNS, "sdf")])
+    rows = ({**row, **{k: int(row[k]) for k in WHOLE}, "sdf": text} for row, text in records(journal))
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        while piece := list(itertools.islice(rows, batch)):
+            writer.write_table(pa.Table.from_pylist(piece, schema=schema))
 
 
 def _pyarrow() -> tuple[Any, Any]:

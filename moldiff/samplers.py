@@ -6,7 +6,7 @@ A step rule moves the state from one noise level to the next and may call the de
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import torch
@@ -129,6 +129,10 @@ class Run:
 
 
 class StepRule(Protocol):
+    """Moves the state from ``sigma`` to ``sigma_next``, asking the denoiser ``evaluations`` times."""
+
+    evaluations: ClassVar[int]
+
     def __call__(self, run: Run, state: Molecules, sigma: float, sigma_next: float) -> Molecules: ...
 
 
@@ -139,6 +143,7 @@ class ChurnedEuler:
     With churn 0 this is DDIM. The noise that is added and removed again corrects earlier errors.
     """
 
+    evaluations: ClassVar[int] = 1
     churn: float = 0.8
     low: float = 0.03
     high: float = 3.0
@@ -158,6 +163,7 @@ class ChurnedEuler:
 class Heun:
     """Second order by averaging the slopes at both ends; two evaluations a step (Karras et al. 2022, algorithm 1)."""
 
+    evaluations: ClassVar[int] = 2
     temperature: float = 1.0
 
     def __call__(self, run: Run, state: Molecules, sigma: float, sigma_next: float) -> Molecules:
@@ -173,6 +179,7 @@ class Heun:
 class DPMSolver:
     """DPM-Solver++ (2M) on positions, in λ = -ln σ (Lu et al. 2022, arXiv 2211.01095, algorithm 2), one evaluation a step."""
 
+    evaluations: ClassVar[int] = 1
     temperature: float = 1.0
 
     def __call__(self, run: Run, state: Molecules, sigma: float, sigma_next: float) -> Molecules:
@@ -190,6 +197,7 @@ class DPMSolver:
 class Ancestral:
     """The exact reverse kernel given the endpoint, on every field: DDPM for positions, D3PM for tokens."""
 
+    evaluations: ClassVar[int] = 1
     temperature: float = 1.0
 
     def __call__(self, run: Run, state: Molecules, sigma: float, sigma_next: float) -> Molecules:
@@ -215,10 +223,14 @@ class Sampler:
     sigma_max: float = 8.0
     sigma_min: float = 0.003
 
+    def __post_init__(self):
+        if self.grid not in GRIDS:
+            raise ValueError(f"grid {self.grid!r}: there are {', '.join(GRIDS)}")
+
     @property
     def evaluations(self) -> int:
         """Network evaluations per molecule."""
-        return 2 * self.steps - 1 if isinstance(self.rule, Heun) else self.steps
+        return (self.steps - 1) * self.rule.evaluations + 1
 
     def sigmas(self) -> list[float]:
         return GRIDS[self.grid](self.steps, self.sigma_max, self.sigma_min).tolist()
@@ -234,16 +246,28 @@ def sample(
 ) -> tuple[Molecules, int]:
     """Generate the free fields of ``template``; returns the molecules and the network evaluations per molecule.
 
+    ``free``: 1 where a field is to be generated, 0 where it is known. What is known comes back exactly as it was given,
+    coordinates included; where no position is known, the molecule is centred on the origin.
     The last evaluation gives positions and the most likely tokens together, so that geometry and graph agree.
     """
     run = Run(denoiser, process, free, random)
     sigmas = sampler.sigmas()
-    state = run.start(template.centre(free.fixed_pos), sigmas[0])
+    centre = template.centre(free.fixed_pos)
+    state = run.start(centre, sigmas[0])
     for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
         state = sampler.rule(run, state, sigma, sigma_next)
     x0 = run.denoise(state, sigmas[-1])
-    last = run.move_positions(state, x0.pos).replace(
+    last = state.replace(
+        pos=_in_frame(x0.pos, template, centre, free),
         atom=torch.where(free.atom > 0, x0.atom_logits.argmax(-1), state.atom),
         bond=torch.where(free.bond > 0, x0.bond_logits.argmax(-1), state.bond),
     )
     return last, run.evaluations
+
+
+def _in_frame(pos: Tensor, template: Molecules, centre: Molecules, free: NoiseLevel) -> Tensor:
+    """Positions in the frame of the known atoms, and those exactly as given."""
+    known = ((free.fixed_pos > 0) & template.mask).any(1)
+    shift = (template.pos - centre.pos)[:, :1]  # the same for all atoms of a molecule
+    pos = torch.where(known[:, None, None], pos + shift, pos)
+    return torch.where(free.pos[..., None] > 0, pos, template.pos)

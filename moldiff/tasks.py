@@ -47,11 +47,14 @@ def random_fragments(molecules: Molecules, generator: torch.Generator) -> Bool[T
     second = (draw(b, 1) < 0.5).float()
     known.scatter_reduce_(1, seeds[:, 1:], second, "amax")
     rings = (draw(b) * 4).long() + 1
+    age = known
     for ring in range(4):
         reached = (bonded @ known[..., None])[..., 0] > 0
         grown = torch.maximum(known, (reached & (draw(b, n) < 0.8)).float())
         known = torch.where((ring < rings)[:, None], grown, known)
+        age = age + known
     known = (known > 0) & molecules.mask
     everything = known.sum(1) == molecules.size
-    known[everything, 0] = False
+    youngest = torch.where(known, age, torch.inf).argmin(1)  # no other atom was reached through it
+    known[everything, youngest[everything]] = False
     return known

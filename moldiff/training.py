@@ -237,7 +237,7 @@ def ema_exponent(width: float) -> float:
 
 
 def keyed_generator(*key: int) -> torch.Generator:
-    """A generator that depends on the key alone (numpy's SeedSequence hashes it)."""
+    """A generator that depends on the key alone (numpy's SeedSequence hashes it; zeros at its end do not count)."""
     seed = np.random.SeedSequence(key).generate_state(2, np.uint64)[0]
     return torch.Generator().manual_seed(int(seed >> 1))
 

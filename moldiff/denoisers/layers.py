@@ -107,7 +107,9 @@ def denoised(x: NetworkInput, displacement: Float[Tensor, "b n 3"]) -> Float[Ten
     return x.skip + x.c_out * torch.where(all_free, displacement - mean, displacement) * real
 
 
-def on_enough_rows(module: Callable[[Tensor], Tensor], x: Float[Tensor, "b features"], rows: int = 16) -> Float[Tensor, "b out"]:
+def on_enough_rows(
+    module: Callable[[Tensor], Tensor], x: Float[Tensor, "b features"], rows: int = 16
+) -> Float[Tensor, "b out"]:
     """Apply a row-wise module to at least ``rows`` rows.
 
     Matrix libraries use other kernels, with other rounding, for a handful of rows; this way a molecule's numbers do
@@ -118,13 +120,13 @@ def on_enough_rows(module: Callable[[Tensor], Tensor], x: Float[Tensor, "b featu
 
 
 def atom_features(x: NetworkInput, tokens: int) -> Float[Tensor, "b n features"]:
-    """What a network is told of each atom: its token, its previous estimate, and what is known (2·tokens + 2 numbers)."""
+    """What a network is told of each atom: token, previous estimate, what is known (2·tokens + 2 numbers)."""
     token = nn.functional.one_hot(x.atom.long(), tokens).to(x.pos.dtype)
     return torch.cat([token, x.previous_atom, x.flags], -1)
 
 
 def pair_features(x: NetworkInput, orders: int) -> Float[Tensor, "b n n features"]:
-    """What a network is told of each bond: its order, its previous estimate, whether it is known (2·orders + 1 numbers)."""
+    """What a network is told of each bond: order, previous estimate, whether it is known (2·orders + 1 numbers)."""
     order = nn.functional.one_hot(x.bond.long(), orders).to(x.pos.dtype)
     return torch.cat([order, x.previous_bond, x.bond_flag[..., None]], -1)
 

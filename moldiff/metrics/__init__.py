@@ -6,7 +6,7 @@ molecules.
 :func:`describe` gives the facts of each molecule, :func:`evaluate` the metrics of the set.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from rdkit.Chem import Mol
@@ -57,15 +57,17 @@ def evaluate(
     strain: int = 0,
     with_fcd: bool = False,
     seed: int = 0,
+    table: pd.DataFrame | None = None,
 ) -> Evaluation:
     """All metrics of a set of molecules.
 
     ``reference`` adds novelty and, if it holds molecules, the distributions; ``with_fcd`` the Fréchet ChemNet distance
     from it (of valid & connected molecules, without stereo); ``strain`` the relaxation energies of that many molecules
-    drawn at random by ``seed``. The metrics do not depend on the order of the molecules.
+    drawn at random by ``seed``. ``table``: what :func:`describe` says of these molecules, if that is known already.
+    The metrics do not depend on the order of the molecules.
     """
-    mols = list(mols)
-    table = describe(mols)
+    mols = mols if isinstance(mols, Sequence) else list(mols)
+    table = describe(mols) if table is None else table
     metrics = valence_metrics(table) + validity_metrics(table) + uniqueness_metrics(table) + edm_metrics(table)
     if reference is not None:
         metrics += novelty_metrics(table, reference)

@@ -1,0 +1,76 @@
+"""What commands share at the terminal: errors in one line, orderly interruption, progress bars."""
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+
+@contextmanager
+def one_line_errors(*foreseen: type[Exception]) -> Iterator[None]:
+    """Foreseen errors become one line on standard error and exit code 2 (1 for a failed training)."""
+    from moldiff.attempts import RequestError
+    from moldiff.chem import ConversionError
+    from moldiff.config import ConfigError
+    from moldiff.datasets.prepared import PreparedDataError
+    from moldiff.datasets.qm9 import QM9Error
+    from moldiff.model import ModelFileError
+    from moldiff.training import TrainingError
+    from moldiff.workers import WorkerError
+
+    inputs = (RequestError, ModelFileError, ConfigError, PreparedDataError, QM9Error, ConversionError, WorkerError)
+    try:
+        yield
+    except (*inputs, *foreseen) as error:
+        fail(str(error))
+    except TrainingError as error:
+        fail(str(error), code=1)
+    except MemoryError:
+        fail("not enough memory; ask for a smaller --batch-size or fewer processes")
+    except BrokenPipeError:  # whoever read standard output has left: typer ends quietly
+        raise
+    except OSError as error:
+        fail(f"{error.filename or 'input or output'}: {error.strerror or error}; check the path and the free space")
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    print(f"moldiff: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM; ``code`` is the exit code by which shells know it."""
+
+    def __init__(self, number: int):
+        self.code = 128 + number
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM raise :class:`Interrupted`, once: a second one must not break the saving that follows."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def stop(number: int, _: Any) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def bar(*columns: Any) -> Iterator[Any]:
+    """A rich progress bar with further columns and the time left, on standard error; disabled if that is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    every = (BarColumn(), *columns, "left", TimeRemainingColumn())
+    with Progress(*every, console=console, disable=not console.is_terminal) as progress:
+        yield progress

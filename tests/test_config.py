@@ -1,0 +1,97 @@
+"""Configuration: what is wrong is refused by name."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from moldiff.config import PRESETS, Config, ConfigError, NetworkConfig, preset, read_config
+from moldiff.denoisers import build_network
+from moldiff.denoisers.layers import Sizes
+
+
+def test_dictionary_round_trip():
+    config = preset("qm9-tiny")
+    assert config.preset == "qm9-tiny"
+    assert Config.from_dict(config.to_dict()) == config
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.preset = "other"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"trian": {}}, "unknown key trian"),
+        ({"train": {"lr_max": 1.0}}, r"unknown key train\.lr_max.*train\.lr"),
+        ({"train": {"steps": "many"}}, r"train\.steps = 'many': expected int"),
+        ({"train": {"steps": 1.5}}, r"train\.steps = 1\.5: expected int"),
+        ({"train": {"steps": True}}, r"train\.steps = True: expected int"),
+        ({"train": {"lr": True}}, r"train\.lr = True: expected float"),
+        ({"train": {"compile": 1}}, r"train\.compile = 1: expected bool"),
+        ({"train": 3}, r"train = 3: expected TrainConfig"),
+        ({"network": {"options": 3}}, r"network\.options = 3: expected dict"),
+    ],
+)
+def test_wrong_values_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        Config.from_dict(values)
+
+
+def test_whole_numbers_serve_as_floats():
+    lr = Config.from_dict({"train": {"lr": 1}}).train.lr
+    assert isinstance(lr, float)
+    assert lr == 1.0
+
+
+def test_override():
+    config = preset("qm9-tiny").override(
+        ["train.lr=1e-3", " train.compile = true", "network.options.width=64", 'train.precision="bfloat16"', "preset=x"]
+    )
+    assert (config.train.lr, config.train.compile, config.train.precision) == (1e-3, True, "bfloat16")
+    assert config.network.options["width"] == 64
+    assert config.network.options["layers"] == preset("qm9-tiny").network.options["layers"]
+    assert config.preset == "x"
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("train.lr", "write it as section.key=value"),
+        ("tarin.lr=1", "no section 'tarin'"),
+        ("train.lr=fast", "expected float"),
+        ("train.speed=1", "unknown key train.speed"),
+        ("train=1", "train = 1"),
+    ],
+)
+def test_wrong_overrides_are_refused(assignment, message):
+    with pytest.raises(ConfigError, match=message):
+        Config().override([assignment])
+
+
+def test_toml(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text('preset = "mine"\n[train]\nsteps = 7\n[network]\nkind = "egnn"\noptions = { width = 8 }\n')
+    config = read_config(path)
+    assert (config.preset, config.train.steps, config.network.kind) == ("mine", 7, "egnn")
+    path.write_text("train = [")
+    with pytest.raises(ConfigError, match=r"config\.toml: not TOML"):
+        read_config(path)
+
+
+def test_presets_build():
+    with pytest.raises(ConfigError, match="no preset 'qm8-tiny'; there are qm9-tiny"):
+        preset("qm8-tiny")
+    millions = {}
+    for name in PRESETS:
+        with torch.device("cpu" if name == "qm9-tensor" else "meta"):  # e3nn computes constants as it builds
+            network = build_network(preset(name).network, Sizes(9, 4, 91))
+        millions[name] = sum(p.numel() for p in network.parameters()) / 1e6
+    expected = {"qm9-tiny": 1.25, "qm9-small": 4.0, "qm9-base": 17.3, "qm9-egnn": 5.4, "qm9-tensor": 0.3}
+    assert millions == pytest.approx({**millions, **expected}, rel=0.03)
+
+
+def test_networks_refuse_unknown_options():
+    with pytest.raises(ConfigError, match=r"network\.kind = 'gnn': there are transformer"):
+        build_network(NetworkConfig("gnn"), Sizes(5, 4, 37))
+    with pytest.raises(ConfigError, match=r"network\.options for transformer: .*'depth'"):
+        build_network(NetworkConfig("transformer", {"depth": 3}), Sizes(5, 4, 37))

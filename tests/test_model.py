@@ -1,0 +1,163 @@
+"""The model: preconditioning with a known answer, losses, the weights file and all the ways it can be wrong."""
+
+import dataclasses
+import json
+import os
+import stat
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from moldiff.conditions import Conditions
+from moldiff.config import Config, NetworkConfig
+from moldiff.model import DataInfo, Model, ModelFileError, symmetric
+from moldiff.schedules import NoiseLevel
+
+SMALL = NetworkConfig("transformer", dict(width=16, layers=2, vectors=4, pair_width=8, heads=2, radial=4))
+
+
+@pytest.fixture
+def model(info) -> Model:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Model(Config(preset="small", network=SMALL), info, info={"samples": 5})
+
+
+@pytest.fixture
+def weights(model, tmp_path):
+    path = tmp_path / "weights.safetensors"
+    model.save(path)
+    return path
+
+
+class TestPreconditioning:
+    @pytest.mark.parametrize("kind", ["transformer", "egnn", "tensor_product"])
+    def test_an_untrained_network_is_the_linear_denoiser(self, info, exact, kind):
+        """For Gaussian data of the stated variance, E[x0 | x] = x / (1 + σ²): training starts at the exact answer."""
+        options = dict(width=16, layers=2) if kind != "transformer" else SMALL.options
+        model = Model(Config(network=NetworkConfig(kind, options)), info)
+        sigma = torch.tensor([0.01, 0.5, 2.0, 20.0])
+        noisy = exact.centre()
+        answer = model.denoise(noisy, NoiseLevel.free(noisy, sigma))
+        assert torch.allclose(answer.pos, noisy.pos / (1 + sigma**2)[:, None, None], atol=1e-6)
+        assert (answer.atom_logits == 0).all()
+
+    def test_inputs_and_targets_have_unit_variance(self, model, info, random_molecules):
+        """c_in² E‖x‖² = 1 and E(x0 - c_skip x)² = c_out², for data of unit variance (Karras et al. 2022, table 1)."""
+        molecules = random_molecules([6]).select([0] * 500)
+        generator = torch.Generator().manual_seed(0)
+        clean, noise = info.coordinate_std * torch.randn(2, 500, 6, 3, generator=generator)
+        for sigma in (0.05, 1.0, 10.0):
+            level = NoiseLevel.free(molecules, torch.full((500,), sigma))
+            x = model.precondition(molecules.replace(pos=clean + sigma * noise), level)
+            assert float(x.pos.std()) == pytest.approx(1.0, rel=0.03)
+            target = (clean / info.coordinate_std - x.skip) / x.c_out
+            assert float(target.std()) == pytest.approx(1.0, rel=0.03)
+
+    def test_flags(self, model, padded):
+        free = NoiseLevel.free(padded, torch.ones(4))
+        level = dataclasses.replace(free, pos=torch.zeros(4, 9))
+        x = model.precondition(padded, level)
+        assert torch.equal(x.flags[..., 0] == 1, padded.mask)
+        assert (x.flags[..., 1] == 0).all()
+        assert (x.bond_flag == 0).all()
+
+
+class TestLoss:
+    def test_is_a_function_of_the_generator(self, model, info, exact):
+        conditions = Conditions.none(4, len(info.properties))
+        losses = [model.loss(exact, conditions, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+        assert losses[0] == losses[1]
+        assert losses[0]["total"] != losses[2]["total"]
+        one, t = losses[0], model.config.train
+        assert torch.equal(one["total"], one["pos"] + t.atom_weight * one["atom"] + t.bond_weight * one["bond"])
+
+    def test_corruption_keeps_what_is_known(self, model, info, random_molecules):
+        clean = random_molecules([8] * 64)
+        conditions = Conditions.none(64, len(info.properties))
+        noisy, level, _, clean = model.corrupt(clean, conditions, torch.Generator().manual_seed(0))
+        for field in ("pos", "atom", "bond"):
+            fixed = getattr(level, field) == 0
+            assert torch.equal(getattr(noisy, field)[fixed], getattr(clean, field)[fixed])
+            assert not torch.equal(getattr(noisy, field), getattr(clean, field))
+        assert torch.equal(noisy.bond, noisy.bond.transpose(1, 2))
+        centre = (clean.pos * level.fixed_pos[..., None]).sum(1)
+        assert torch.allclose(centre, torch.zeros_like(centre), atol=1e-4)
+
+    def test_one_number_per_pair(self):
+        uniform = symmetric(torch.rand(3, 5, 5))
+        assert torch.equal(uniform, uniform.transpose(1, 2))
+
+
+class TestFile:
+    def test_round_trip_is_bitwise(self, model, weights):
+        again = Model.load(weights)
+        assert (again.config, again.data, again.info) == (model.config, model.data, model.info)
+        mine, theirs = model.network.state_dict(), again.network.state_dict()
+        assert all(torch.equal(mine[k], theirs[k]) for k in mine | theirs)
+        assert again.sha256 == model.sha256
+        assert not any(p.requires_grad for p in again.parameters())
+        second = weights.with_name("second.safetensors")
+        again.save(second)
+        assert second.read_bytes() == weights.read_bytes()
+
+    @pytest.mark.parametrize("kind", ["egnn", "tensor_product"])
+    def test_every_network_round_trips(self, info, exact, tmp_path, kind):
+        model = Model(Config(network=NetworkConfig(kind, dict(width=16, layers=1))), info)
+        model.save(tmp_path / "w.safetensors")
+        assert Model.load(tmp_path / "w.safetensors").sha256 == model.sha256
+
+    def test_half_precision(self, model, tmp_path):
+        model.save(tmp_path / "half.safetensors", torch.bfloat16)
+        assert (tmp_path / "half.safetensors").stat().st_size < 0.75 * 4 * sum(p.numel() for p in model.parameters())
+        again = Model.load(tmp_path / "half.safetensors")
+        for mine, theirs in zip(model.parameters(), again.parameters(), strict=True):
+            assert torch.equal(mine.bfloat16().float(), theirs)
+
+    def test_others_may_read_it(self, weights, tmp_path):
+        plain = tmp_path / "plain"
+        plain.touch()
+        assert stat.S_IMODE(os.stat(weights).st_mode) == stat.S_IMODE(os.stat(plain).st_mode)
+        assert {p.name for p in tmp_path.iterdir()} == {weights.name, "plain"}, "no temporary file is left"
+
+    def test_missing(self, tmp_path):
+        with pytest.raises(ModelFileError, match=r"none\.safetensors: no such file"):
+            Model.load(tmp_path / "none.safetensors")
+
+    @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.99])
+    def test_truncated(self, weights, share):
+        content = weights.read_bytes()
+        weights.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(ModelFileError, match="not a complete safetensors file"):
+            Model.load(weights)
+
+    def test_flipped_byte(self, weights):
+        content = bytearray(weights.read_bytes())
+        content[-100] ^= 1
+        weights.write_bytes(content)
+        with pytest.raises(ModelFileError, match="do not match their hash"):
+            Model.load(weights)
+
+    @pytest.mark.parametrize("zipped", [True, False])
+    def test_pickle_is_refused_unopened(self, model, tmp_path, zipped):
+        path = tmp_path / "weights.pt"
+        torch.save(model.network.state_dict(), path, _use_new_zipfile_serialization=zipped)
+        with pytest.raises(ModelFileError, match=r"pickle or zip archive.*refused"):
+            Model.load(path)
+
+    def test_foreign_safetensors(self, tmp_path):
+        path = tmp_path / "foreign.safetensors"
+        save_file({"weight": torch.zeros(3)}, path)
+        with pytest.raises(ModelFileError, match="not written by moldiff"):
+            Model.load(path)
+
+    def test_other_format(self, weights):
+        save_file(load_file(weights), weights, metadata={"moldiff": json.dumps({"format": 99})})
+        with pytest.raises(ModelFileError, match=r"format 99.*update moldiff"):
+            Model.load(weights)
+
+
+def test_data_info_from_meta(info):
+    meta = json.loads(json.dumps(dataclasses.asdict(info))) | {"sha256": {"train": info.sha256}, "molecules": 7}
+    assert DataInfo.from_meta(meta) == info

@@ -1,0 +1,196 @@
+"""Training: stopping and resuming change nothing, damage is refused, the loss falls."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moldiff import training
+from moldiff.config import Config, NetworkConfig, TrainConfig
+from moldiff.datasets.prepared import SPLITS, read_meta, read_split, write_prepared
+from moldiff.model import Model
+from moldiff.training import CHECKPOINT, LOG, TrainingError, ema_exponent, keyed_generator, schedule, train
+
+DATA = Path(__file__).parents[1] / "data" / "qm9_sample"
+SMALL = NetworkConfig("transformer", dict(width=16, layers=2, vectors=4, pair_width=8, heads=2, radial=4))
+CONFIG = Config(network=SMALL, train=TrainConfig(steps=6, batch=8, lr=5e-3, warmup=2))
+
+
+@pytest.fixture
+def straight(tmp_path) -> bytes:
+    """The weights file of an uninterrupted run."""
+    return without_cpu_time(train(DATA, tmp_path / "straight", CONFIG))
+
+
+def without_cpu_time(path: Path) -> bytes:
+    model = Model.load(path)
+    model.info = {k: v for k, v in model.info.items() if k != "cpu_seconds"}
+    model.save(path)
+    return path.read_bytes()
+
+
+def stop_at(step: int, monkeypatch, number: int) -> None:
+    """Send this process a signal when the given step begins."""
+    original = training.Loop.step
+
+    def watched(loop: training.Loop) -> bool:
+        if loop.state.step == step:
+            os.kill(os.getpid(), number)
+        return original(loop)
+
+    monkeypatch.setattr(training.Loop, "step", watched)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_resuming_is_as_if_nothing_happened(tmp_path, monkeypatch, straight, number):
+    run = tmp_path / "stopped"
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patched:
+        stop_at(3, patched, number)
+        assert Model.load(train(DATA, run, CONFIG)).info["steps"] == 3
+    assert signal.getsignal(number) == before
+    assert without_cpu_time(train(DATA, run, CONFIG, resume=True)) == straight
+
+
+def test_the_time_limit_stops_and_resuming_is_as_if_nothing_happened(tmp_path, straight):
+    run = tmp_path / "limited"
+    assert Model.load(train(DATA, run, CONFIG, max_seconds=0.0)).info["steps"] == 0
+    assert without_cpu_time(train(DATA, run, CONFIG, resume=True)) == straight
+
+
+def test_longer_training_may_be_asked_for_later(tmp_path, straight):
+    """Without a cool-down the steps already done do not depend on how many there will be."""
+    constant = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, cooldown=0.0))
+    half = dataclasses.replace(constant, train=dataclasses.replace(constant.train, steps=3))
+    whole = Model.load(train(DATA, tmp_path / "whole", constant))
+    train(DATA, tmp_path / "half", half)
+    continued = Model.load(train(DATA, tmp_path / "half", constant, resume=True))
+    assert continued.sha256 == whole.sha256
+    assert continued.info["samples"] == whole.info["samples"] == 6 * 8
+
+
+def test_broken_coordinates_stop_it_and_leave_the_checkpoint(tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    train(DATA, run, dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=2)))
+    good = (run / CHECKPOINT).read_bytes()
+    split = read_split(DATA, "train")
+    broken = dataclasses.replace(split, pos=np.full_like(split.pos, np.nan))
+    monkeypatch.setattr(training, "read_split", lambda *_: broken)
+    with pytest.raises(TrainingError, match=r"not finite at step 2.*checkpoint\.safetensors.*--resume"):
+        train(DATA, run, CONFIG, resume=True)
+    assert (run / CHECKPOINT).read_bytes() == good
+
+
+def test_an_existing_run_is_not_overwritten(tmp_path):
+    train(DATA, tmp_path, CONFIG)
+    content = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.raises(TrainingError, match="holds a run already; continue it with --resume"):
+        train(DATA, tmp_path, CONFIG)
+    assert (tmp_path / CHECKPOINT).read_bytes() == content
+    assert json.loads((tmp_path / "config.json").read_text()) == CONFIG.to_dict()
+
+
+def test_what_does_not_fit_is_refused(tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(TrainingError, match="nothing to resume"):
+        train(DATA, run, CONFIG, resume=True)
+    train(DATA, run, CONFIG, max_seconds=0.0)
+    other = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, batch=4))
+    with pytest.raises(TrainingError, match=r"train\.batch = 8, now 4"):
+        train(DATA, run, other, resume=True)
+    meta = {k: v for k, v in read_meta(DATA).items() if k not in ("format", "sha256", "molecules")}
+    splits = {name: read_split(DATA, name) for name in SPLITS} | {"train": read_split(DATA, "test")}
+    write_prepared(tmp_path / "data", splits, {name: [] for name in SPLITS}, meta)
+    with pytest.raises(TrainingError, match="was trained on other data"):
+        train(tmp_path / "data", run, CONFIG, resume=True)
+    (run / CHECKPOINT).write_bytes((run / CHECKPOINT).read_bytes()[:1000])
+    with pytest.raises(TrainingError, match="cannot be read"):
+        train(DATA, run, CONFIG, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "egnn", "tensor_product"])
+def test_loss_falls(tmp_path, kind):
+    options = SMALL.options if kind == "transformer" else dict(width=16, layers=1)
+    config = Config(network=NetworkConfig(kind, options), train=TrainConfig(steps=30, batch=16, lr=1e-2, warmup=3))
+    rows = []
+    path = train(DATA, tmp_path / "run", config, progress=rows.append)
+    info = Model.load(path).data
+    valid = training.Batches(read_split(DATA, "valid"), len(info.properties), torch.device("cpu"))
+    before, after = (training.validation_loss(m, valid, 16, 3) for m in (Model(config, info), Model.load(path)))
+    assert after["total"] < 0.7 * before["total"]
+    assert after["atom"] < 0.7 * before["atom"]
+    logged = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
+    assert logged == rows
+    assert rows[-1]["step"] == 30
+
+
+def test_every_sample_is_drawn_once_per_batch():
+    split = read_split(DATA, "train")
+    batches = training.Batches(split, 6, torch.device("cpu"))
+    whole, properties = batches.draw(12, keyed_generator(0, 1))
+    assert len(whole) == len(properties) <= 12
+    assert len(torch.unique(whole.pos[:, 0], dim=0)) == len(whole)
+    shares = [batches.draw(12, keyed_generator(0, 1), rank, world=2)[0] for rank in range(2)]
+    assert torch.equal(torch.cat([shares[0].pos, shares[1].pos]).sum((1, 2)).sort()[0], whole.pos.sum((1, 2)).sort()[0])
+
+
+def test_learning_rate_schedule():
+    config = TrainConfig(steps=100, warmup=10, cooldown=0.2)
+    factors = [schedule(k, config) for k in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[9:81] == [1.0] * 72
+    assert factors[90] == pytest.approx(0.5)
+    assert factors[99] == pytest.approx(0.05)
+
+
+def test_average_width():
+    """EDM2's table: γ = 6.94 for a relative width of 0.10 and 16.97 for 0.05 (arXiv 2312.02696)."""
+    assert ema_exponent(0.10) == pytest.approx(6.94, abs=0.01)
+    assert ema_exponent(0.05) == pytest.approx(16.97, abs=0.01)
+
+
+def test_keyed_generators_depend_on_the_key_alone():
+    draw = lambda *key: float(torch.rand((), generator=keyed_generator(*key)))  # noqa: E731
+    assert draw(0, 1) == draw(0, 1)
+    assert len({draw(0, 1), draw(1, 0), draw(0, 2), draw(0, 1, 1), draw(0, 1, 2)}) == 5
+
+
+TWO_PROCESSES = """
+import json, os, sys
+from pathlib import Path
+from moldiff import training
+from moldiff.config import Config
+
+go = training.Loop.go
+
+def watched(loop, seconds):
+    go(loop, seconds)
+    Path(sys.argv[2] + os.environ["RANK"]).write_text(loop.state.model.sha256)
+
+training.Loop.go = watched
+training.train(Path(sys.argv[1]), Path(sys.argv[2]), Config.from_dict(json.loads(sys.argv[3])))
+"""
+
+
+def test_two_processes_hold_the_same_weights(tmp_path):
+    """Started as on a cluster; each process writes the hash of what it ends with."""
+    script = tmp_path / "script.py"
+    script.write_text(TWO_PROCESSES)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    run = tmp_path / "run"
+    arguments = [str(DATA), str(run), json.dumps(CONFIG.to_dict())]
+    done = subprocess.run(
+        launcher + arguments, check=False, capture_output=True, text=True, timeout=300, cwd=DATA.parents[1]
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(f"{run}0").read_text() == Path(f"{run}1").read_text()
+    model = Model.load(run / "weights.safetensors")
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert (model.info["steps"], model.info["samples"]) == (6, 48)

@@ -1,18 +1,19 @@
 """Seeds → raw molecules. Attempt k of seed s is one molecule, whatever is sampled with it.
 
-Its size and all its noise come from a stream keyed by (s, k); batches hold molecules of one exact size, and the arithmetic
-on one molecule does not depend on its batch.
+Its size and all its noise come from a stream keyed by (s, k); batches hold molecules of one exact size, and the
+arithmetic on one molecule does not depend on its batch.
 """
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from moldiff.model import Model
+from moldiff.errors import MoldiffError
+from moldiff.model import DataInfo, Model
 from moldiff.molecule import Molecules, Prediction
 from moldiff.samplers import KeyedRandomness, Sampler, sample
 from moldiff.schedules import NoiseLevel
@@ -22,7 +23,7 @@ BATCH = {"cpu": 64, "cuda": 512, "mps": 256}
 Tick = Callable[[float], None]  # told of work done, in molecules, since it was last called
 
 
-class RequestError(ValueError):
+class RequestError(MoldiffError):
     """A request that cannot be met; the message names the option, the value and the remedy."""
 
 
@@ -32,7 +33,7 @@ class Request:
 
     n: int
     seed: int = 0
-    sampler: Sampler = Sampler()
+    sampler: Sampler = field(default_factory=Sampler)
     heavy_atoms: tuple[int, int] | None = None  # inclusive range; None: as in the training data
     unique: bool = False
     max_attempts: int | None = None  # default: 10 n + 100
@@ -50,7 +51,7 @@ class Request:
             raise RequestError(f"--max-attempts {self.max_attempts}: fewer than the {self.n} molecules asked for")
         if self.time_limit is not None and not self.time_limit > 0:
             raise RequestError(f"--time-limit {self.time_limit}: must be positive (seconds)")
-        SizeDraw(model, self.heavy_atoms)
+        SizeDraw(model.data, self.heavy_atoms)
 
     def key(self, weights: str) -> str:
         """Eight hex digits for all that decides molecule k besides seed and k: weights, sampler and sizes."""
@@ -64,8 +65,8 @@ class Request:
 class SizeDraw:
     """Atom counts from the training histogram, given a range of heavy atoms."""
 
-    def __init__(self, model: Model, heavy: tuple[int, int] | None):
-        histogram = np.array(model.data.size_histogram)
+    def __init__(self, data: DataInfo, heavy: tuple[int, int] | None):
+        histogram = np.array(data.size_histogram)
         least, most = int(histogram[:, 0].min()), int(histogram[:, 0].max())
         if heavy is not None:
             low, high = heavy
@@ -74,7 +75,7 @@ class SizeDraw:
                 raise RequestError(f"{asked}: the range is reversed; write {high}-{low}")
             if not least <= low <= high <= most:
                 raise RequestError(
-                    f"{asked}: model {model.data.name} knows molecules of {least} to {most} heavy atoms; ask for that many"
+                    f"{asked}: model {data.name} knows molecules of {least} to {most} heavy atoms; stay within"
                 )
             histogram = histogram[(histogram[:, 0] >= low) & (histogram[:, 0] <= high)]
             if not len(histogram):
@@ -87,11 +88,12 @@ class SizeDraw:
 
 
 def sample_attempts(
-    model: Model, request: Request, indices: Sequence[int], batch_size: int | None = None, tick: Tick = lambda work: None
-) -> Molecules:
+    model: Model, request: Request, indices: Sequence[int], batch_size: int | None = None,
+    tick: Tick = lambda work: None,
+) -> Molecules:  # fmt: skip
     """The raw molecules of these attempts, in their order, padded to the largest, on the CPU."""
     random = KeyedRandomness(request.seed, indices, model.device)
-    sizes = SizeDraw(model, request.heavy_atoms)(random.first())
+    sizes = SizeDraw(model.data, request.heavy_atoms)(random.first())
     batch = batch_size or BATCH[model.device.type]
     parts: dict[int, Molecules] = {}
     with _one_thread(), torch.inference_mode():
@@ -104,7 +106,7 @@ def sample_attempts(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Matrices this small gain nothing from a second thread, which may round them differently; processes use more cores."""
+    """Matrices this small gain nothing from a second thread, which may round differently; for more cores see workers."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -129,7 +131,8 @@ def _sample_size(
             if not _is_out_of_memory(error):
                 raise
             if len(chosen.streams) == 1:
-                raise RequestError(f"not enough memory for one molecule of {atoms} atoms; close other programs") from error
+                text = f"not enough memory for one molecule of {atoms} atoms; close other programs"
+                raise RequestError(text) from error
             batch = len(chosen.streams) // 2
             for stream, state in zip(chosen.streams, before, strict=True):
                 stream.bit_generator.state = state
@@ -163,3 +166,18 @@ def blank(count: int, atoms: int, device: torch.device | str) -> Molecules:
     mask = torch.ones(count, atoms, dtype=torch.bool, device=device)
     pos = torch.zeros(count, atoms, 3, device=device)
     return Molecules(mask, pos, zeros, zeros[:, :, None].expand(-1, -1, atoms).clone())
+
+
+def choose_device(device: str) -> str:
+    """Resolve ``auto`` and refuse a device that is not there: never a silent fall-back to the CPU."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(d for d in ("cuda", "mps", "cpu") if there[d])
+    kind, _, number = device.partition(":")
+    if kind not in there or not (number.isdigit() or device == kind):
+        raise RequestError(f"--device {device}: choose auto, cpu, cuda or mps (one of several GPUs: cuda:1)")
+    if not there[kind]:
+        raise RequestError(f"--device {device}: not on this machine, or torch is built without it; use cpu")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise RequestError(f"--device {device}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
+    return device

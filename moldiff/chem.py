@@ -16,6 +16,7 @@ from rdkit import Chem, rdBase
 from rdkit.Chem import rdForceFieldHelpers
 from rdkit.Geometry import Point3D
 
+from moldiff.errors import MoldiffError
 from moldiff.molecule import Molecules
 
 RDKIT_VERSION = rdBase.rdkitVersion
@@ -30,7 +31,7 @@ _SANITIZE = Chem.SANITIZE_ALL ^ Chem.SANITIZE_CLEANUP ^ Chem.SANITIZE_CLEANUP_OR
 _TOKEN = re.compile(r"([A-Z][a-z]?)(\d*)([+-]?)")
 
 
-class ConversionError(ValueError):
+class ConversionError(MoldiffError):
     """A molecule cannot be expressed in the vocabulary; the message names the molecule, the atom and the remedy."""
 
 

@@ -124,9 +124,9 @@ def _run(
             _fill(generator, request, sink, **how)
             tally = sink.tally
             summary = {
-                "asked": request.n, "kept": tally.kept, "funnel": tally.funnel(), "rejected": dict(tally.rejected),
-                **facts, "seconds": round(time.monotonic() - started, 2), "cpu_seconds": round(_cpu_seconds() - cpu, 2),
-                "sampled_meanwhile": tally.next_index - first,
+                "asked": request.n, "kept": tally.kept, "funnel": tally.funnel(request),
+                "rejected": dict(tally.rejected), **facts, "sampled_meanwhile": tally.next_index - first,
+                "seconds": round(time.monotonic() - started, 2), "cpu_seconds": round(_cpu_seconds() - cpu, 2),
             }  # fmt: skip
             sink.finish(summary)
         except Interrupted as stop:
@@ -234,8 +234,8 @@ def prepare(
 ) -> None:
     """Build a training set and report what was read, kept and dropped, and why."""
     with one_line_errors():
-        from moldiff.datasets.qm9 import prepare_qm9
         from moldiff.attempts import RequestError
+        from moldiff.datasets.qm9 import prepare_qm9
 
         if source != "qm9":
             raise RequestError(f"data set {source!r}: this version prepares qm9")
@@ -275,7 +275,7 @@ def train(
     with one_line_errors():
         from moldiff.config import preset as named
         from moldiff.config import read_config
-        from moldiff.generation import choose_device
+        from moldiff.attempts import choose_device
         from moldiff.training import train as run
 
         settings = (read_config(config) if config else named(preset)).override(set_ or [])
@@ -332,7 +332,8 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
-        return ("\n" + " " * 18).join(_text(v) for v in value) if value and isinstance(value[0], dict) else " ".join(map(str, value))
+        between = "\n" + " " * 18 if value and isinstance(value[0], dict) else " "
+        return between.join(_text(v) for v in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -371,9 +372,9 @@ def evaluate(
     csv_path: Annotated[Path | None, typer.Option("--csv", help="Write the table of molecules here.")] = None,
 ) -> None:
     """Judge molecules: stability, validity, uniqueness, novelty, each with its numerator, denominator and rule."""
-    from moldiff.report import ReportError, evaluate_file
+    with one_line_errors():
+        from moldiff.report import evaluate_file
 
-    with one_line_errors(ReportError):
         evaluation = evaluate_file(file, reference, with_fcd=fcd, strain=strain, seed=seed, jobs=jobs)
         if json_path:
             json_path.write_text(json.dumps(evaluation.to_dict(), indent=1))

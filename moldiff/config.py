@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moldiff.errors import MoldiffError
 
-class ConfigError(ValueError):
+
+class ConfigError(MoldiffError):
     """A configuration names an unknown key or a value of the wrong type."""
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from moldiff import chem
-from moldiff.attempts import Request, RequestError, Tick, sample_attempts
+from moldiff.attempts import Request, RequestError, Tick, choose_device, sample_attempts
 from moldiff.model import Model
 from moldiff.molecule import Molecules
 from moldiff.samplers import Sampler
@@ -73,15 +73,17 @@ class Tally:
     def copy(self) -> "Tally":
         return replace(self, rejected=self.rejected.copy())
 
-    def funnel(self) -> dict[str, int]:
-        """Molecules left after each stage, from ``sampled`` to ``kept``; ``sanitised`` is without radicals."""
-        connected = self.next_index - self.rejected["disconnected"]
-        sanitised = connected - sum(self.rejected[r] for r in ("valence", "sanitisation", "radical", "coordinates"))
-        of_size = sanitised - self.rejected["size"]
-        return {
-            "sampled": self.next_index, "connected": connected, "sanitised": sanitised,
-            "of asked size": of_size, "not seen before": of_size - self.rejected["duplicate"], "kept": self.kept,
-        }  # fmt: skip
+    def funnel(self, request: Request) -> dict[str, int]:
+        """Molecules left after each stage, from ``sampled`` to ``kept``; optional stages only where asked for."""
+        left = {"sampled": self.next_index}
+        stages = {"connected": ("disconnected",), "sanitised": ("valence", "sanitisation", "radical", "coordinates")}
+        if request.heavy_atoms:
+            stages["of asked size"] = ("size",)
+        if request.unique:
+            stages["unique"] = ("duplicate",)
+        for stage, reasons in stages.items():
+            left[stage] = list(left.values())[-1] - sum(self.rejected[reason] for reason in reasons)
+        return left | {"kept": self.kept}
 
 
 class Generator:
@@ -135,8 +137,8 @@ class Generator:
     ) -> Iterator[Record | Reject]:
         """Every attempt in order, accepted or not, until ``request.n`` are accepted.
 
-        ``tally`` and ``seen`` (SMILES, for ``unique``) continue an earlier run; ``tally`` is not changed. While molecules
-        are being sampled, ``tick`` is called now and then with the work done since the last call, in molecules.
+        ``tally`` and ``seen`` (SMILES, for ``unique``) continue an earlier run; ``tally`` is not changed. While
+        molecules are being sampled, ``tick`` is called now and then with the work done since the last call, in molecules.
         """
         request.check(self.model)
         tally, seen = (tally or Tally()).copy(), set() if seen is None else seen
@@ -286,20 +288,6 @@ def load(model: str | Path = "qm9", device: str = "auto") -> Generator:
     device = choose_device(device)
     return Generator(Model.load(path, device), path.stem, path, device)
 
-
-def choose_device(device: str) -> str:
-    """Resolve ``auto`` and refuse a device that is not there: never a silent fall-back to the CPU."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next(d for d in ("cuda", "mps", "cpu") if there[d])
-    kind, _, number = device.partition(":")
-    if kind not in there or not (number.isdigit() or device == kind):
-        raise RequestError(f"--device {device}: choose auto, cpu, cuda or mps (one of several GPUs: cuda:1)")
-    if not there[kind]:
-        raise RequestError(f"--device {device}: this machine has no such device (or torch is built without it); use cpu")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise RequestError(f"--device {device}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
-    return device
 
 
 def _prepare_worker(path: str, device: str, batch_size: int | None) -> Callable[..., tuple[np.ndarray, ...]]:

@@ -17,6 +17,7 @@ from moldiff.conditions import Conditions, Property
 from moldiff.config import Config
 from moldiff.denoisers import build_network
 from moldiff.denoisers.layers import NetworkInput, Sizes, condition_features, condition_width
+from moldiff.errors import MoldiffError
 from moldiff.files import write_atomically
 from moldiff.molecule import BOND_CLASSES, Molecules, Prediction
 from moldiff.processes import Categorical, Gaussian
@@ -27,7 +28,7 @@ FORMAT = 1
 KNOWN_LOGIT = 30.0  # log-odds given to a token that is fixed
 
 
-class ModelFileError(ValueError):
+class ModelFileError(MoldiffError):
     """A weights file cannot be used; the message names the file, what is wrong and the remedy."""
 
 
@@ -155,7 +156,7 @@ class Model(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """Training losses of one batch: ``pos``, ``atom``, ``bond`` and their weighted ``total``.
 
-        All random numbers come from ``generator`` (on the CPU, so that a seed means the same on every device).
+        All random numbers come from ``generator``.
         """
         t = self.config.train
         noisy, level, conditions, clean = self.corrupt(clean, conditions, generator)
@@ -175,13 +176,13 @@ class Model(nn.Module):
         """Draw σ, a task and the noise of every field. Returns noisy, level, thinned conditions, and clean re-centred."""
         b, n = clean.mask.shape
         p, t, device = self.config.process, self.config.train, clean.device
-        uniform = lambda *shape: torch.rand(*shape, generator=generator).to(device)  # noqa: E731
+        uniform = lambda *shape: torch.rand(*shape, generator=generator, device=generator.device).to(device)  # noqa: E731
         sigma = training_sigmas(uniform(b), p.sigma_mean, p.sigma_std, p.sigma_tail)
-        sigma = sigma[torch.randperm(b, generator=generator).to(device)]  # else the self-conditioned half has low σ
+        sigma = sigma[torch.randperm(b, generator=generator, device=generator.device).to(device)]  # else the self-conditioned half has low σ
         level = task_levels(clean, sigma, generator)
         clean = clean.centre(level.fixed_pos)
         conditions = conditions.dropped(uniform(b, len(self.data.properties) + 1), t.drop_all, t.drop_each)
-        normal = torch.randn(b, n, 3, generator=generator).to(device)
+        normal = torch.randn(b, n, 3, generator=generator, device=generator.device).to(device)
         noisy = clean.replace(
             pos=self.process["pos"].noise(clean.pos, level, normal, clean.mask),
             atom=self.process["atom"].noise(clean.atom, level.atom, uniform(b, n)),

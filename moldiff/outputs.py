@@ -76,7 +76,7 @@ class StandardOutput:
 
 
 class Output:
-    """A file and its journal. ``identity``: the options that an interrupted run must share with the one that resumes it.
+    """A file and its journal. ``identity``: the options that an interrupted run shares with the one that resumes it.
 
     Raises:
         RequestError: the output or the journal cannot be used; also later, when the disk is full.
@@ -230,7 +230,7 @@ def check_output(path: Path, force: bool) -> None:
     """Refuse, before any work, what could not be written at the end."""
     if path.suffix.lower() not in (".sdf", *WRITERS):
         formats = " ".join((".sdf", *WRITERS))
-        raise RequestError(f"-o {path}: unknown format {path.suffix or '(no suffix)'}; use {formats}, or - (SDF to stdout)")
+        raise RequestError(f"-o {path}: unknown format {path.suffix or '(no suffix)'}; use {formats}, or -")
     if path.suffix.lower() == ".parquet":
         _pyarrow()
     _check_place(f"-o {path}", path, force)

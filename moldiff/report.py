@@ -17,6 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from moldiff import __version__, chem
+from moldiff.errors import MoldiffError
 from moldiff.metrics import Evaluation, Metric, Reference, describe, evaluate
 
 CHUNK = 1000  # molecules described at a time, by one process
@@ -63,7 +64,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
 }
 
 
-class ReportError(ValueError):
+class ReportError(MoldiffError):
     """A file cannot be evaluated; the message names it, what is wrong and the remedy."""
 
 

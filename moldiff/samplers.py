@@ -1,12 +1,13 @@
 """From noise to molecules: one loop, and step rules and time grids that are given to it.
 
 A step rule moves the state from one noise level to the next and may call the denoiser once or more; grids are in
-:mod:`moldiff.schedules`. The quality that a rule × grid × number of steps gives is measured by ``scripts/sweep_sampler.py``.
+:mod:`moldiff.schedules`. ``scripts/sweep_sampler.py`` measures the quality that a rule × grid × number of steps gives.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, Self
+from itertools import pairwise
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from moldiff.schedules import GRIDS, NoiseLevel
 Denoiser = Callable[[Molecules, NoiseLevel, Prediction | None], Prediction]
 
 
+@runtime_checkable
 class Randomness(Protocol):
     """Where a sampler's random numbers come from."""
 
@@ -45,7 +47,7 @@ class KeyedRandomness:
         """One uniform number per molecule: the first of its stream, from which its size is drawn."""
         return np.array([stream.random() for stream in self.streams])
 
-    def of_size(self, atoms: int) -> Self:
+    def of_size(self, atoms: int) -> "KeyedRandomness":
         """Set the atoms per molecule for all later draws."""
         self.atoms = atoms
         self.upper = np.triu_indices(atoms, 1)
@@ -112,8 +114,9 @@ class Run:
         )
 
     def move_tokens(
-        self, state: Molecules, x0: Prediction, sigma: float, sigma_next: float, temperature: float, kernel: str = "step"
-    ) -> Molecules:
+        self, state: Molecules, x0: Prediction, sigma: float, sigma_next: float, temperature: float,
+        kernel: str = "step",
+    ) -> Molecules:  # fmt: skip
         """Redraw atoms and bonds towards the predicted endpoint; ``kernel``: step or posterior (see Categorical)."""
         now, then = self.free.scaled(sigma), self.free.scaled(sigma_next)
         atom, bond = self.random.uniform()
@@ -128,6 +131,7 @@ class Run:
         return state.replace(pos=torch.where(self.free.pos[..., None] > 0, pos, state.pos))
 
 
+@runtime_checkable
 class StepRule(Protocol):
     """Moves the state from ``sigma`` to ``sigma_next``, asking the denoiser ``evaluations`` times."""
 
@@ -138,9 +142,11 @@ class StepRule(Protocol):
 
 @dataclass(frozen=True)
 class ChurnedEuler:
-    """Raise the noise by a factor 1 + churn inside a window of σ, then one Euler step (Karras et al. 2022, algorithm 2).
+    """Raise the noise by a factor 1 + churn inside a window of σ, then one Euler step (Karras et al., algorithm 2).
 
-    With churn 0 this is DDIM. The noise that is added and removed again corrects earlier errors.
+    With churn 0 this is DDIM. The noise that is added and removed again corrects earlier errors. As the factor does not
+    depend on the number of steps, neither does the bias of a step that long: normal data come out with 0.88 of their
+    spread at churn 0.8, and 0.93 at 0.4. That sharpens, like a low temperature, and costs diversity.
     """
 
     evaluations: ClassVar[int] = 1
@@ -177,7 +183,7 @@ class Heun:
 
 @dataclass(frozen=True)
 class DPMSolver:
-    """DPM-Solver++ (2M) on positions, in λ = -ln σ (Lu et al. 2022, arXiv 2211.01095, algorithm 2), one evaluation a step."""
+    """DPM-Solver++ (2M) on positions, in λ = -ln σ (Lu et al. 2022, arXiv 2211.01095, algorithm 2)."""
 
     evaluations: ClassVar[int] = 1
     temperature: float = 1.0
@@ -254,7 +260,7 @@ def sample(
     sigmas = sampler.sigmas()
     centre = template.centre(free.fixed_pos)
     state = run.start(centre, sigmas[0])
-    for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, sigma_next in pairwise(sigmas):
         state = sampler.rule(run, state, sigma, sigma_next)
     x0 = run.denoise(state, sigmas[-1])
     last = state.replace(

@@ -18,9 +18,9 @@ def task_levels(
     ``fragment``: one or two connected pieces known with all their fields; ``conformer``: the graph known, positions free;
     ``bonds``: positions known, tokens free. ``tasks`` gives the shares.
     """
-    b, n = molecules.mask.shape
+    b = len(molecules)
     names = list(tasks)
-    shares = torch.tensor([tasks[k] for k in names], dtype=torch.float64)
+    shares = torch.tensor([tasks[k] for k in names], dtype=torch.float64, device=generator.device)
     task = torch.multinomial(shares, b, replacement=True, generator=generator)
     is_task = {k: (task == i).to(sigma.device) for i, k in enumerate(names)}
     known = random_fragments(molecules, generator) & is_task["fragment"][:, None]
@@ -29,7 +29,9 @@ def task_levels(
     known_token = known | is_task["conformer"][:, None]
     known_bond = (known[:, :, None] & known[:, None, :]) | is_task["conformer"][:, None, None]
     return NoiseLevel(
-        level.pos.masked_fill(known_pos, 0), level.atom.masked_fill(known_token, 0), level.bond.masked_fill(known_bond, 0)
+        pos=level.pos.masked_fill(known_pos, 0),
+        atom=level.atom.masked_fill(known_token, 0),
+        bond=level.bond.masked_fill(known_bond, 0),
     )
 
 
@@ -39,7 +41,7 @@ def random_fragments(molecules: Molecules, generator: torch.Generator) -> Bool[T
     At least one atom always stays outside.
     """
     b, n = molecules.mask.shape
-    draw = lambda *shape: torch.rand(*shape, generator=generator).to(molecules.device)  # noqa: E731
+    draw = lambda *shape: torch.rand(*shape, generator=generator, device=generator.device).to(molecules.device)  # noqa: E731
     bonded = (molecules.bond > 0).float()
     seeds = (draw(b, 2) * molecules.size[:, None]).long()
     known = torch.zeros(b, n, device=molecules.device)

@@ -6,26 +6,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from moldiff.errors import MoldiffError
+
 
 @contextmanager
-def one_line_errors(*foreseen: type[Exception]) -> Iterator[None]:
-    """Foreseen errors become one line on standard error and exit code 2 (1 for a failed training)."""
-    from moldiff.attempts import RequestError
-    from moldiff.chem import ConversionError
-    from moldiff.config import ConfigError
-    from moldiff.datasets.prepared import PreparedDataError
-    from moldiff.datasets.qm9 import QM9Error
-    from moldiff.model import ModelFileError
-    from moldiff.training import TrainingError
-    from moldiff.workers import WorkerError
-
-    inputs = (RequestError, ModelFileError, ConfigError, PreparedDataError, QM9Error, ConversionError, WorkerError)
+def one_line_errors() -> Iterator[None]:
+    """Foreseen errors become one line on standard error and their exit code (2, or 1 for a failed training)."""
     try:
         yield
-    except (*inputs, *foreseen) as error:
-        fail(str(error))
-    except TrainingError as error:
-        fail(str(error), code=1)
+    except MoldiffError as error:
+        fail(str(error), error.exit_code)
     except MemoryError:
         fail("not enough memory; ask for a smaller --batch-size or fewer processes")
     except BrokenPipeError:  # whoever read standard output has left: typer ends quietly
@@ -66,7 +56,7 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def bar(*columns: Any) -> Iterator[Any]:
-    """A rich progress bar with further columns and the time left, on standard error; disabled if that is no terminal."""
+    """A rich progress bar, further columns and the time left, on standard error; disabled if that is no terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TimeRemainingColumn
 

@@ -1,12 +1,11 @@
 """The training loop: any device, one process or several, resumable bit for bit.
 
-Step k of seed s is a function of (weights, optimiser state, s, k) alone: batch and noise come from generators keyed by (seed, step,
-rank), so a checkpoint needs no random state and a stopped run continues as if it had not stopped.
+Step k of seed s is a function of (weights, optimiser state, s, k) alone: batch and noise come from generators keyed by
+(seed, step, rank), so a checkpoint needs no random state and a stopped run continues as if it had not stopped.
 Several processes: start under ``torchrun``; gradients are averaged, each process takes its share of the batch.
 """
 
 import json
-import math
 import os
 import signal
 import time
@@ -18,25 +17,26 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from moldiff.checkpoints import latest_checkpoint, read_checkpoint, write_checkpoint
 from moldiff.conditions import Conditions
 from moldiff.config import Config, TrainConfig
 from moldiff.datasets.prepared import Split, read_meta, read_split
+from moldiff.errors import MoldiffError
 from moldiff.files import write_atomically
 from moldiff.model import DataInfo, Model
 from moldiff.molecule import Molecules
 
-CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
 WEIGHTS = "weights.safetensors"
 MAY_CHANGE_ON_RESUME = {"steps", "cooldown", "checkpoint_seconds", "compile"}
 
 
-class TrainingError(RuntimeError):
+class TrainingError(MoldiffError):
     """Training cannot start or go on; the message says why and what to try."""
+
+    exit_code = 1
 
 
 class Batches:
@@ -88,7 +88,7 @@ def train(
 ) -> Path:
     """Train on a prepared set and return the path of the averaged weights, ``run/weights.safetensors``.
 
-    Writes ``config.json``, ``log.jsonl``, ``checkpoint.safetensors`` (at least every ``checkpoint_seconds``) into ``run``.
+    Writes ``config.json``, ``log.jsonl`` and (at least every ``checkpoint_seconds``) ``checkpoint-<step>/`` into ``run``.
     SIGINT and SIGTERM save before they stop, and so does ``max_seconds``; ``resume`` continues from the checkpoint.
 
     Raises:
@@ -103,9 +103,11 @@ def train(
     model = Model(config, info, info={"samples": 0}).to(device)
     state = State(model, _copy(model), _optimizers(model, config.train))
     if resume:
-        _load_checkpoint(run / CHECKPOINT, state, config, info)
-    elif (run / CHECKPOINT).exists():
+        _load_checkpoint(run, state, config, info)
+    elif latest_checkpoint(run):
         raise TrainingError(f"{run}: holds a run already; continue it with --resume, or choose another directory")
+    if config.train.compile:
+        model.network.compile(dynamic=True)
     if rank == 0:
         run.mkdir(parents=True, exist_ok=True)
         with write_atomically(run / "config.json") as temporary:
@@ -146,7 +148,7 @@ class Loop:
                     self.log(now - last_log)
                     last_log = now
                 if self.rank == 0 and now - last_save > self.config.checkpoint_seconds:
-                    save_checkpoint(self.run / CHECKPOINT, self.state)
+                    self.save()
                     last_save = now
         finally:
             for number, handler in old.items():
@@ -154,7 +156,7 @@ class Loop:
         if self.rank == 0:
             if self.recent:
                 self.log(time.monotonic() - last_log)
-            save_checkpoint(self.run / CHECKPOINT, self.state)
+            self.save()
 
     def step(self) -> bool:
         """One optimiser step; False when any process was asked to stop (nothing is changed then)."""
@@ -166,7 +168,7 @@ class Loop:
             optimizer.zero_grad(set_to_none=True)
         molecules, properties = self.batches.draw(c.batch, keyed_generator(c.seed, state.step), self.rank, self.world)
         conditions = Conditions.from_physical(properties, state.model.data.properties)
-        generator = keyed_generator(c.seed, state.step, self.rank + 1)
+        generator = keyed_generator(c.seed, state.step, self.rank + 1, device=molecules.device)
         with torch.autocast(molecules.device.type, torch.bfloat16, enabled=c.precision == "bfloat16"):
             losses = state.model.loss(molecules, conditions, generator)
         losses["total"].backward()
@@ -176,11 +178,9 @@ class Loop:
             return False
         parameters = [p for p in state.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(parameters, c.clip)
-        if not torch.isfinite(norm + report[0]):
-            raise TrainingError(
-                f"the loss is not finite at step {state.step}; the last good checkpoint is {self.run / CHECKPOINT}. "
-                f"Try --resume with --set train.lr={lr / 2:.1e}, or look for broken coordinates in the data"
-            )
+        self.recent.append(torch.cat([report, norm.detach()[None], report.new_tensor([seen])]))
+        if molecules.device.type == "cpu":
+            self.check_finite()
         for optimizer in state.optimizers:
             optimizer.step()
         state.step += 1
@@ -188,8 +188,21 @@ class Loop:
         beta = (1 - 1 / state.step) ** (self.gamma + 1)
         weights = dict(state.model.network.named_parameters())
         torch._foreach_lerp_(list(state.average.values()), [weights[k].detach() for k in state.average], 1 - beta)
-        self.recent.append(torch.cat([report.cpu(), norm.detach().cpu()[None], torch.tensor([seen])]))
         return True
+
+    def check_finite(self) -> None:
+        """Stop on a loss or gradient that is not finite. On a GPU only before logging and saving: it waits for the GPU."""
+        if self.recent and not torch.isfinite(torch.stack(self.recent)).all():
+            last = latest_checkpoint(self.run)
+            raise TrainingError(
+                f"the loss is not finite at step {self.state.step}; "
+                + (f"the last good checkpoint is {last}. Try --resume" if last else "no checkpoint was made yet. Try again")
+                + f" with --set train.lr={self.config.lr / 2:.1e}, or look for broken coordinates in the data"
+            )
+
+    def save(self) -> None:
+        self.check_finite()
+        save_checkpoint(self.run, self.state)
 
     def _share(self, report: Tensor, count: int) -> tuple[bool, Tensor, int]:
         """Average gradients and losses over the processes (weighted by their molecules) and agree on stopping."""
@@ -207,6 +220,7 @@ class Loop:
         return bool(flat[-1] > 0), flat[offset : offset + len(report)] / total, int(total)
 
     def log(self, seconds: float) -> None:
+        self.check_finite()
         means = torch.stack(self.recent).mean(0).tolist()
         seen = sum(int(r[-1]) for r in self.recent)
         self.recent.clear()
@@ -236,10 +250,14 @@ def ema_exponent(width: float) -> float:
     return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
 
 
-def keyed_generator(*key: int) -> torch.Generator:
-    """A generator that depends on the key alone (numpy's SeedSequence hashes it; zeros at its end do not count)."""
+def keyed_generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that depends on the key alone (numpy's SeedSequence hashes it; zeros at its end do not count).
+
+    On a GPU it lives there, with other numbers than on a CPU: drawing on the host would hold the GPU up.
+    """
     seed = np.random.SeedSequence(key).generate_state(2, np.uint64)[0]
-    return torch.Generator().manual_seed(int(seed >> 1))
+    on_gpu = torch.device(device).type == "cuda"
+    return torch.Generator(device if on_gpu else "cpu").manual_seed(int(seed >> 1))
 
 
 def validation_loss(model: Model, batches: Batches, batch: int = 128, count: int = 16) -> dict[str, float]:
@@ -254,29 +272,24 @@ def validation_loss(model: Model, batches: Batches, batch: int = 128, count: int
     return sums
 
 
-def save_checkpoint(path: Path, state: State) -> None:
-    """Weights, average and optimiser state in one safetensors file, replaced atomically."""
+def save_checkpoint(run: Path, state: State) -> None:
+    """Weights, average and optimiser state."""
     tensors = {f"model.{k}": v for k, v in state.model.network.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in state.average.items()}
     for i, optimizer in enumerate(state.optimizers):
         for j, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{j}.{k}": torch.as_tensor(v) for k, v in values.items()}
     counters = {k: getattr(state, k) for k in ("step", "samples", "seconds", "cpu_seconds")}
-    header = {"config": state.model.config.to_dict(), "data": state.model.data.sha256, **counters}
-    with write_atomically(path) as temporary:
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, temporary,
-                  metadata={"moldiff": json.dumps(header)})  # fmt: skip
+    write_checkpoint(
+        run, state.step, tensors, {"config": state.model.config.to_dict(), "data": state.model.data.sha256, **counters}
+    )
 
 
-def _load_checkpoint(path: Path, state: State, config: Config, data: DataInfo) -> None:
-    if not path.is_file():
-        raise TrainingError(f"{path}: nothing to resume; start without --resume")
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads(file.metadata()["moldiff"])
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118: not a mapping
-    except (SafetensorError, OSError) as error:
-        raise TrainingError(f"{path}: cannot be read ({error})") from error
+def _load_checkpoint(run: Path, state: State, config: Config, data: DataInfo) -> None:
+    path = latest_checkpoint(run)
+    if path is None:
+        raise TrainingError(f"{run}: nothing to resume; start without --resume")
+    tensors, header = read_checkpoint(path)
     if header["data"] != data.sha256:
         raise TrainingError(f"{path}: was trained on other data (hash {header['data'][:12]}, here {data.sha256[:12]})")
     _check_same(header["config"], config.to_dict(), path)

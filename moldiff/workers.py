@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any, Self
+from typing import Any
+
+from moldiff.errors import MoldiffError
 
 HEARTBEAT = 0.5  # seconds between two calls of `idle` while a result is awaited
 
 
-class WorkerError(RuntimeError):
+class WorkerError(MoldiffError):
     """A worker process ended before it had answered."""
 
 
@@ -33,7 +35,7 @@ class Here:
     def result(self, idle: Callable[[], None]) -> Any:
         return self.work(*self.tasks.popleft())
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Here":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -41,7 +43,7 @@ class Here:
 
 
 class Workers:
-    """``count`` processes, each of which calls ``prepare(*arguments)`` once and the function that it returns on every task.
+    """``count`` processes; each calls ``prepare(*arguments)`` once, and the function that it returns on every task.
 
     Each has a pipe of its own to the owner: a worker whose owner was killed reads the end of its pipe and leaves.
     """
@@ -88,7 +90,7 @@ class Workers:
             raise value
         return value
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -287,8 +287,8 @@ def show_sampling(console: Console, rows: list[dict[str, Any]]) -> None:
         if row["factor"] > 1:
             steps, each = row["steps"], row["cpu_s_per_molecule"] * row["factor"]
             console.print(
-                f"{Path(row['network']).stem} at {steps * row['factor']} steps: {each:.1f} CPU-seconds a molecule, "
-                f"{each / first['cpu_s_per_molecule']:.0f} times the first row (measured at {steps} steps, ×{row['factor']})"
+                f"{Path(row['network']).stem} at {steps * row['factor']} steps: {each:.1f} CPU-seconds per molecule, "
+                f"{each / first['cpu_s_per_molecule']:.0f} times row 1 (measured at {steps} steps, ×{row['factor']})"
             )
 
 

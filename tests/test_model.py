@@ -14,7 +14,7 @@ from moldiff.config import Config, NetworkConfig
 from moldiff.model import DataInfo, Model, ModelFileError, symmetric
 from moldiff.schedules import NoiseLevel
 
-SMALL = NetworkConfig("transformer", dict(width=16, layers=2, vectors=4, pair_width=8, heads=2, radial=4))
+SMALL = NetworkConfig("transformer", {"width": 16, "layers": 2, "vectors": 4, "pair_width": 8, "heads": 2, "radial": 4})
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ class TestPreconditioning:
     @pytest.mark.parametrize("kind", ["transformer", "egnn", "tensor_product"])
     def test_an_untrained_network_is_the_linear_denoiser(self, info, exact, kind):
         """For Gaussian data of the stated variance, E[x0 | x] = x / (1 + σ²): training starts at the exact answer."""
-        options = dict(width=16, layers=2) if kind != "transformer" else SMALL.options
+        options = {"width": 16, "layers": 2} if kind != "transformer" else SMALL.options
         model = Model(Config(network=NetworkConfig(kind, options)), info)
         sigma = torch.tensor([0.01, 0.5, 2.0, 20.0])
         noisy = exact.centre()
@@ -104,7 +104,7 @@ class TestFile:
 
     @pytest.mark.parametrize("kind", ["egnn", "tensor_product"])
     def test_every_network_round_trips(self, info, exact, tmp_path, kind):
-        model = Model(Config(network=NetworkConfig(kind, dict(width=16, layers=1))), info)
+        model = Model(Config(network=NetworkConfig(kind, {"width": 16, "layers": 1})), info)
         model.save(tmp_path / "w.safetensors")
         assert Model.load(tmp_path / "w.safetensors").sha256 == model.sha256
 

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from moldiff import training
+from moldiff.checkpoints import PART_BYTES, CheckpointError, latest_checkpoint, read_checkpoint, write_checkpoint
 from moldiff.config import Config, NetworkConfig, TrainConfig
 from moldiff.datasets.prepared import SPLITS, read_meta, read_split, write_prepared
 from moldiff.model import Model
-from moldiff.training import CHECKPOINT, LOG, TrainingError, ema_exponent, keyed_generator, schedule, train
+from moldiff.training import LOG, TrainingError, ema_exponent, keyed_generator, schedule, train
 
 DATA = Path(__file__).parents[1] / "data" / "qm9_sample"
-SMALL = NetworkConfig("transformer", dict(width=16, layers=2, vectors=4, pair_width=8, heads=2, radial=4))
+SMALL = NetworkConfig("transformer", {"width": 16, "layers": 2, "vectors": 4, "pair_width": 8, "heads": 2, "radial": 4})
 CONFIG = Config(network=SMALL, train=TrainConfig(steps=6, batch=8, lr=5e-3, warmup=2))
 
 
@@ -34,6 +35,10 @@ def without_cpu_time(path: Path) -> bytes:
     model.info = {k: v for k, v in model.info.items() if k != "cpu_seconds"}
     model.save(path)
     return path.read_bytes()
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
 def stop_at(step: int, monkeypatch, number: int) -> None:
@@ -79,21 +84,21 @@ def test_longer_training_may_be_asked_for_later(tmp_path, straight):
 def test_broken_coordinates_stop_it_and_leave_the_checkpoint(tmp_path, monkeypatch):
     run = tmp_path / "run"
     train(DATA, run, dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=2)))
-    good = (run / CHECKPOINT).read_bytes()
+    good = content_of(latest_checkpoint(run))
     split = read_split(DATA, "train")
     broken = dataclasses.replace(split, pos=np.full_like(split.pos, np.nan))
     monkeypatch.setattr(training, "read_split", lambda *_: broken)
-    with pytest.raises(TrainingError, match=r"not finite at step 2.*checkpoint\.safetensors.*--resume"):
+    with pytest.raises(TrainingError, match=r"not finite at step 2.*checkpoint-000000002.*--resume"):
         train(DATA, run, CONFIG, resume=True)
-    assert (run / CHECKPOINT).read_bytes() == good
+    assert content_of(latest_checkpoint(run)) == good
 
 
 def test_an_existing_run_is_not_overwritten(tmp_path):
     train(DATA, tmp_path, CONFIG)
-    content = (tmp_path / CHECKPOINT).read_bytes()
+    content = content_of(latest_checkpoint(tmp_path))
     with pytest.raises(TrainingError, match="holds a run already; continue it with --resume"):
         train(DATA, tmp_path, CONFIG)
-    assert (tmp_path / CHECKPOINT).read_bytes() == content
+    assert content_of(latest_checkpoint(tmp_path)) == content
     assert json.loads((tmp_path / "config.json").read_text()) == CONFIG.to_dict()
 
 
@@ -110,14 +115,15 @@ def test_what_does_not_fit_is_refused(tmp_path):
     write_prepared(tmp_path / "data", splits, {name: [] for name in SPLITS}, meta)
     with pytest.raises(TrainingError, match="was trained on other data"):
         train(tmp_path / "data", run, CONFIG, resume=True)
-    (run / CHECKPOINT).write_bytes((run / CHECKPOINT).read_bytes()[:1000])
-    with pytest.raises(TrainingError, match="cannot be read"):
+    part = latest_checkpoint(run) / "part-000.safetensors"
+    part.write_bytes(part.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="cannot be read"):
         train(DATA, run, CONFIG, resume=True)
 
 
 @pytest.mark.parametrize("kind", ["transformer", "egnn", "tensor_product"])
 def test_loss_falls(tmp_path, kind):
-    options = SMALL.options if kind == "transformer" else dict(width=16, layers=1)
+    options = SMALL.options if kind == "transformer" else {"width": 16, "layers": 1}
     config = Config(network=NetworkConfig(kind, options), train=TrainConfig(steps=30, batch=16, lr=1e-2, warmup=3))
     rows = []
     path = train(DATA, tmp_path / "run", config, progress=rows.append)
@@ -166,6 +172,7 @@ TWO_PROCESSES = """
 import json, os, sys
 from pathlib import Path
 from moldiff import training
+from moldiff.checkpoints import PART_BYTES, CheckpointError, latest_checkpoint, read_checkpoint, write_checkpoint
 from moldiff.config import Config
 
 go = training.Loop.go
@@ -194,3 +201,43 @@ def test_two_processes_hold_the_same_weights(tmp_path):
     model = Model.load(run / "weights.safetensors")
     assert all(p.isfinite().all() for p in model.parameters())
     assert (model.info["steps"], model.info["samples"]) == (6, 48)
+
+
+def test_checkpoints_come_in_small_files_and_a_crash_leaves_the_last(tmp_path, monkeypatch):
+    tensors = {f"t{k}": torch.randn(3 * 2**18) for k in range(12)}  # 3 MiB each
+    write_checkpoint(tmp_path, 1, tensors, {"step": 1})
+    files = list(latest_checkpoint(tmp_path).glob("part-*"))
+    assert len(files) == 3
+    assert all(f.stat().st_size < PART_BYTES + 2**16 for f in files)
+    found, header = read_checkpoint(latest_checkpoint(tmp_path))
+    assert header == {"step": 1}
+    assert all(torch.equal(found[k], v) for k, v in tensors.items())
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", crash)
+        with pytest.raises(KeyboardInterrupt):
+            write_checkpoint(tmp_path, 2, tensors, {"step": 2})
+    assert read_checkpoint(latest_checkpoint(tmp_path))[1] == {"step": 1}
+    write_checkpoint(tmp_path, 2, tensors, {"step": 2})
+    assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-000000002"]
+
+
+def test_training_needs_neither_rdkit_nor_pandas(tmp_path):
+    """As on a machine that has only torch, numpy and safetensors."""
+    script = """
+import sys
+sys.modules |= {"rdkit": None, "pandas": None, "torch_geometric": None, "e3nn": None}
+from typer.testing import CliRunner
+from moldiff.cli import app
+result = CliRunner().invoke(app, sys.argv[1:])
+print(result.output)
+sys.exit(result.exit_code)
+"""
+    settings = ["train.steps=2", "train.batch=4", "network.options.layers=1"]
+    arguments = ["train", str(DATA), "-o", str(tmp_path / "run"), *(x for s in settings for x in ("--set", s))]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "run" / "weights.safetensors").is_file()

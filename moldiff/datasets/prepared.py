@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save
 
+from moldiff.errors import MoldiffError
 from moldiff.files import write_atomically
 from moldiff.molecule import BOND_CLASSES, Molecules
 
@@ -23,7 +24,7 @@ FORMAT = 1
 SPLITS = ("train", "valid", "test")
 
 
-class PreparedDataError(ValueError):
+class PreparedDataError(MoldiffError):
     """A prepared set is missing, incomplete or of another format; the message names the file and the remedy."""
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from moldiff.chem import Graph, graph_from_smiles, token_name
 from moldiff.datasets.prepared import SPLITS, Split, write_prepared
+from moldiff.errors import MoldiffError
 
 HARTREE = 27.211386245988  # eV
 # name, unit, column of qm9pack, position in the second line of an archive's file, factor to the unit
@@ -61,7 +62,7 @@ CHUNK = 1000
 MAX_LISTED = 100
 
 
-class QM9Error(ValueError):
+class QM9Error(MoldiffError):
     """The source is missing or not what it should be; the message names the file and the remedy."""
 
 

@@ -1,0 +1,74 @@
+"""Checkpoints of a run: a folder of safetensors files, each small enough to be carried about, complete or absent."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from moldiff.errors import MoldiffError
+
+PART_BYTES = 15 * 2**20  # a single larger tensor gets a file of its own
+
+
+class CheckpointError(MoldiffError):
+    """There is no checkpoint, or it cannot be read."""
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """The newest complete checkpoint of a run."""
+    return max(run.glob("checkpoint-*"), default=None)
+
+
+def write_checkpoint(run: Path, step: int, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write ``run/checkpoint-<step>`` and then remove older ones; a crash at any moment leaves a complete one."""
+    final = run / f"checkpoint-{step:09d}"
+    unfinished = run / f".{final.name}.tmp"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    for k, part in enumerate(_parts(tensors)):
+        _write(unfinished / f"part-{k:03d}.safetensors", save(part))
+    _write(unfinished / "header.json", json.dumps(header).encode())
+    if final.exists():  # the same step again: stopping right after a save
+        shutil.rmtree(final)
+    os.replace(unfinished, final)
+    for old in run.glob("checkpoint-*"):
+        if old != final:
+            shutil.rmtree(old)
+
+
+def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header. Raises :class:`CheckpointError` for a damaged folder."""
+    tensors: dict[str, Tensor] = {}
+    try:
+        header = json.loads((folder / "header.json").read_text())
+        for part in sorted(folder.glob("part-*.safetensors")):
+            with safe_open(part, "pt") as file:
+                tensors |= {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118: not a mapping
+    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{folder}: cannot be read ({error}); start again without --resume") from error
+    return tensors, header
+
+
+def _parts(tensors: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    parts: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous().clone()
+        if parts[-1] and size + tensor.nbytes > PART_BYTES:
+            parts.append({})
+            size = 0
+        parts[-1][name] = tensor
+        size += tensor.nbytes
+    return parts
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

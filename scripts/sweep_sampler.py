@@ -1,0 +1,122 @@
+"""How good a model's molecules are, by sampler settings: every combination of the lists given, one row each.
+
+    python scripts/sweep_sampler.py qm9 -o sweep.csv --steps 12 20 30 50 100 --churn 0 0.4 0.8 -n 1000 --markdown
+
+All sampled molecules count, accepted or not. Rows are added to the CSV as they are done, and combinations that are
+there already are skipped, so that a sweep can be stopped, continued and widened.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import fields
+from operator import itemgetter
+from pathlib import Path
+
+import torch
+from rich.progress import track
+
+from moldiff import chem
+from moldiff.attempts import Request, sample_attempts
+from moldiff.generation import Generator, load
+from moldiff.metrics import evaluate
+from moldiff.samplers import RULES, Sampler
+from moldiff.schedules import GRIDS
+
+METRICS = {  # column -> name of the metric, whose definition says what is counted over what
+    "valid_connected": "valid_connected", "molecule_stability": "molecule_stability",
+    "edm_molecule_stability": "edm_molecule_stability", "unique": "valid_connected_unique", "strain_kcal_mol": "strain",
+}  # fmt: skip
+SETTINGS = ("model_sha256", "rule", "grid", "steps", "churn", "temperature", "sigma_max", "seed", "n")
+RESULTS = ("evaluations", "accepted", *METRICS, "cpu_s_per_molecule")
+Row = dict[str, int | float | str]
+key = itemgetter(*SETTINGS)
+
+
+def main() -> None:
+    options = arguments()
+    torch.set_num_threads(1)
+    generator = load(options.model, options.device)
+    rows = read(options.output) if options.output.exists() else []
+    missing = [settings for settings in combinations(generator, options) if key(settings) not in map(key, rows)]
+    with open(options.output, "a", newline="") as file:
+        writer = csv.DictWriter(file, SETTINGS + RESULTS)
+        if not rows:
+            writer.writeheader()
+        for settings in track(missing, f"{len(missing)} combinations"):
+            rows.append(settings | measure(generator, settings, options.strain))
+            writer.writerow(rows[-1])
+            file.flush()
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1))
+    if options.markdown:
+        columns = (SETTINGS + RESULTS)[1:]
+        for cells in (columns, ["---"] * len(columns), *([str(row[c]) for c in columns] for row in rows)):
+            print(f"| {' | '.join(cells)} |")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", help="a shipped model's name or a weights file")
+    parser.add_argument("-o", "--output", type=Path, default=Path("sweep.csv"))
+    parser.add_argument("-n", type=int, default=500, help="molecules sampled for each row [default: 500]")
+    parser.add_argument("--strain", type=int, default=100, help="molecules relaxed for each row [default: 100]")
+    standard, rule = Sampler(), Sampler().rule
+    parser.add_argument("--steps", type=int, nargs="+", default=[8, 12, 20, 30, 50, 100])
+    parser.add_argument("--churn", type=float, nargs="+", default=[rule.churn], help="of the rule euler only")
+    parser.add_argument("--temperature", type=float, nargs="+", default=[rule.temperature])
+    parser.add_argument("--sigma-max", type=float, nargs="+", default=[standard.sigma_max])
+    parser.add_argument("--grid", nargs="+", choices=GRIDS, default=[standard.grid])
+    parser.add_argument("--rule", nargs="+", choices=RULES, default=["euler"])
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="write all rows of the CSV here, for scripts/ship_weights.py")
+    parser.add_argument("--markdown", action="store_true", help="print all rows of the CSV")
+    return parser.parse_args()
+
+
+def combinations(generator: Generator, options: argparse.Namespace) -> Iterator[Row]:
+    """The settings of each row; rules without churn have it empty, and once only."""
+    for values in itertools.product(*(getattr(options, name) for name in SETTINGS[1:-1])):
+        settings = dict(zip(SETTINGS, (generator.hash[:16], *values, options.n), strict=True))
+        if settings["rule"] == "euler":
+            yield settings
+        elif settings["churn"] == options.churn[0]:
+            yield settings | {"churn": ""}
+
+
+def measure(generator: Generator, settings: Row, strain: int) -> Row:
+    kind, n = RULES[settings["rule"]], settings["n"]
+    rule = kind(**{f.name: settings[f.name] for f in fields(kind) if f.name in settings})
+    sampler = Sampler(settings["steps"], rule, settings["grid"], settings["sigma_max"])
+    start = time.process_time()
+    molecules = sample_attempts(generator.model, Request(n, settings["seed"], sampler), range(n))
+    cost = time.process_time() - start
+    mols = chem.to_rdkit(molecules, generator.model.data.vocabulary)
+    values = {metric.name: metric.value for metric in evaluate(mols, strain=strain).metrics if metric.denominator}
+    return {
+        "evaluations": sampler.evaluations,
+        "accepted": sum(chem.check(mol).reason is None for mol in mols) / n,
+        **{column: round(values[name], 4) if name in values else "" for column, name in METRICS.items()},
+        "cpu_s_per_molecule": round(cost / n, 4),
+    }
+
+
+def read(path: Path) -> list[Row]:
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v if k == "model_sha256" else number(v) for k, v in row.items()} for row in rows]
+
+
+def number(text: str) -> int | float | str:
+    try:
+        return float(text) if "." in text else int(text)
+    except ValueError:
+        return text
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Train on one GPU in pieces of a few minutes, each a command of its own.
+
+    python scripts/train_gpu.py probe DATA --preset qm9-small
+    python scripts/train_gpu.py piece DATA RUN --preset qm9-small --minutes 9 --set train.batch=512
+
+``probe`` measures molecules per second for batch sizes with and without compilation and says which to take. ``piece`` starts
+or continues RUN and stops in time, leaving the averaged weights and a checkpoint in files under 16 MiB each: carry RUN out,
+and in again for the next piece. Needs torch, numpy, safetensors and jaxtyping beside this package; RDKit is not used.
+"""
+
+import argparse
+import itertools
+import time
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from moldiff.checkpoints import latest_checkpoint
+from moldiff.config import Config, preset
+from moldiff.datasets.prepared import read_meta, read_split
+from moldiff.model import DataInfo, Model
+from moldiff.training import Batches, Loop, State, _copy, _optimizers, train
+
+
+def probe(data: Path, config: Config, device: str, batches: list[int], seconds: float) -> None:
+    """Print the speed of each combination; the first steps, which compile, are timed apart."""
+    info = DataInfo.from_meta(read_meta(data))
+    resident = Batches(read_split(data, "train"), len(info.properties), torch.device(device))
+    print(f"{config.preset} on {torch.cuda.get_device_name() if device == 'cuda' else device}, {config.train.precision}")
+    for compiled, batch in itertools.product((False, True), batches):
+        settings = replace(config, train=replace(config.train, batch=batch, compile=compiled))
+        torch._dynamo.reset()
+        model = Model(settings, info).to(device)
+        if compiled:
+            model.network.compile(dynamic=True)
+        with TemporaryDirectory() as folder:
+            state = State(model, _copy(model), _optimizers(model, settings.train))
+            loop = Loop(state, settings.train, resident, resident, Path(folder), 0, 1, None)
+            first = _timed(loop, device, steps=3)[1]
+            seen, took = _timed(loop, device, seconds=seconds)
+        peak = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device == "cuda" else ""
+        print(f"compile {compiled!s:5} batch {batch:5}: {seen / took:8.0f} molecules/s, first steps {first:.0f} s{peak}")
+
+
+def _timed(loop: Loop, device: str, steps: int = 10**9, seconds: float = 1e9) -> tuple[int, float]:
+    """(molecules, seconds) of up to ``steps`` optimiser steps or ``seconds``."""
+    before, start = loop.state.samples, time.perf_counter()
+    while steps > 0 and time.perf_counter() - start < seconds:
+        loop.step()
+        loop.recent.clear()
+        steps -= 1
+        if device == "cuda":
+            torch.cuda.synchronize()
+    return loop.state.samples - before, time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["probe", "piece"])
+    parser.add_argument("data", type=Path, help="a prepared set")
+    parser.add_argument("run", type=Path, nargs="?", help="directory of the run (piece)")
+    parser.add_argument("--preset", default="qm9-small")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--minutes", type=float, default=9.0, help="of a piece, start-up included")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement of the probe")
+    parser.add_argument("--batches", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("--set", dest="settings", nargs="*", default=[], help="e.g. train.steps=60000 train.compile=true")
+    arguments = parser.parse_args()
+    torch.set_float32_matmul_precision("high")
+    config = preset(arguments.preset).override(["train.precision=bfloat16", *arguments.settings])
+    if arguments.action == "probe":
+        probe(arguments.data, config, arguments.device, arguments.batches, arguments.seconds)
+        return
+    if arguments.run is None:
+        parser.error("piece needs RUN")
+    resume = latest_checkpoint(arguments.run) is not None
+    weights = train(
+        arguments.data, arguments.run, config, resume=resume, device=arguments.device,
+        max_seconds=60 * arguments.minutes - time.process_time(), progress=lambda row: print(row, flush=True),
+    )  # fmt: skip
+    print(f"{latest_checkpoint(arguments.run).name}, {weights}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,333 @@
+"""Which molecule is which never depends on how it was made; counts add up; what cannot be done is refused."""
+
+import math
+import os
+import re
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from moldiff import attempts, chem, doctor, generation
+from moldiff.attempts import Request, RequestError, SizeDraw, sample_attempts
+from moldiff.config import Config, preset
+from moldiff.generation import Generator, Record, Tally, Windows, choose_device, load
+from moldiff.model import DataInfo, Model
+from moldiff.samplers import Ancestral, KeyedRandomness, Sampler
+
+FAST = Sampler(steps=4)
+
+
+@pytest.fixture
+def small(trained) -> Generator:
+    return load(trained, "cpu")
+
+
+@pytest.fixture(scope="module")
+def full_size() -> Model:
+    """The architecture of the shipped model with random weights, none of them zero, on molecules of 3 to 24 atoms."""
+    vocabulary = ("H", "C", "C-", "N", "N-", "N+", "O", "O-", "F")
+    sizes = tuple((max(1, n // 2), n, 1) for n in range(3, 25))
+    info = DataInfo("random", vocabulary, "explicit", 1.4, (1 / 9,) * 9, (0.85, 0.1, 0.04, 0.01), sizes, (), "", "0" * 64)
+    torch.manual_seed(0)
+    model = Model(Config(network=preset("qm9-tiny").network), info).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+@pytest.fixture(scope="module")
+def straight(full_size) -> list[bytes]:
+    return raw(full_size)
+
+
+def content(outcomes) -> list[tuple]:
+    """Everything about some outcomes, coordinates bit for bit."""
+    return [
+        (o.id, getattr(o, "smiles", None) or o.reason, o.mol.GetConformer().GetPositions().tobytes(),
+         [a.GetSymbol() for a in o.mol.GetAtoms()], [(b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in o.mol.GetBonds()])
+        for o in outcomes
+    ]  # fmt: skip
+
+
+def raw(model: Model, **how) -> list[bytes]:
+    """Attempts 0 to 15 of seed 5, each as its bytes, from windows of the given size."""
+    window, request = how.get("window", 16), Request(16, seed=5, sampler=Sampler(steps=2))
+    singles = []
+    for start in range(0, 16, window):
+        indices = range(start, min(start + window, 16))
+        singles += sample_attempts(model, request, indices, how.get("batch_size")).split()
+    return [b"".join(x.numpy().tobytes() for x in (m.pos, m.atom, m.bond)) for m in singles]
+
+
+class TestSameMolecules:
+    """Molecule k of seed s, bit for bit."""
+
+    @pytest.mark.parametrize("how", [{"batch_size": 1}, {"batch_size": 3}, {"window": 5}, {"window": 1}], ids=str)
+    def test_batches_and_windows(self, full_size, straight, how):
+        assert len(set(straight)) == 16
+        assert raw(full_size, **how) == straight
+
+    def test_threads(self, full_size, straight):
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            assert raw(full_size) == straight
+            assert torch.get_num_threads() == 2, "the caller's setting was changed"
+        finally:
+            torch.set_num_threads(before)
+
+    def test_order_of_the_attempts(self, full_size, straight):
+        swapped = sample_attempts(full_size, Request(1, seed=5, sampler=Sampler(steps=2)), [7, 2]).split()
+        assert [m.pos.numpy().tobytes() for m in swapped] == [straight[k][: m.pos.nbytes] for k, m in zip([7, 2], swapped)]
+
+    @pytest.mark.parametrize("how", [{"batch_size": 1}, {"batch_size": 3}, {"batch_size": 128}], ids=str)
+    def test_accepted_and_rejected_ones(self, small, monkeypatch, how):
+        straight = content(small.generate(6, steps=6, rejects=True))
+        monkeypatch.setitem(generation.WINDOW, "cpu", 7)
+        assert content(small.generate(6, steps=6, rejects=True, **how)) == straight
+
+    def test_fewer_are_the_first_of_more(self, small):
+        more = content(small.generate(6, steps=6))
+        assert content(small.generate(3, steps=6)) == more[:3]
+        assert len(more) == 6
+
+    def test_workers(self, small):
+        straight = content(small.generate(20, steps=6, rejects=True))
+        assert content(small.generate(20, steps=6, rejects=True, workers=2)) == straight
+
+    def test_continued(self, small):
+        request = Request(12, sampler=Sampler(steps=6), heavy_atoms=(1, 2), unique=True, max_attempts=30)
+        straight = list(small.outcomes(request))
+        tally = Tally()
+        for outcome in straight[:17]:
+            tally.add(outcome)
+        seen = {o.smiles for o in straight[:17] if isinstance(o, Record)}
+        before = tally.copy()
+        assert content(small.outcomes(request, tally=tally, seen=seen)) == content(straight[17:])
+        assert tally == before
+
+    def test_want_of_memory(self, small, monkeypatch):
+        """Batches that do not fit are halved; their molecules are the same."""
+        straight, sizes, whole = content(small.generate(6, steps=6)), [], attempts._sample_batch
+
+        def limited(model, sampler, random, tick):
+            sizes.append(len(random.streams))
+            if len(random.streams) > 2:
+                random.of_size(random.atoms).normal()  # numbers drawn before the memory ran out are drawn again
+                raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+            return whole(model, sampler, random, tick)
+
+        monkeypatch.setattr(attempts, "_sample_batch", limited)
+        assert content(small.generate(6, steps=6)) == straight
+        assert max(sizes) > 2 >= min(sizes)
+
+    @pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+    def test_no_memory_at_all(self, small, monkeypatch, error):
+        def never(*_):
+            raise error
+
+        monkeypatch.setattr(attempts, "_sample_batch", never)
+        with pytest.raises(RequestError, match="not enough memory for one molecule of"):
+            list(small.generate(1, steps=4))
+
+    def test_other_errors_pass(self, small, monkeypatch):
+        def wrong(*_):
+            raise RuntimeError("shapes do not match")
+
+        monkeypatch.setattr(attempts, "_sample_batch", wrong)
+        with pytest.raises(RuntimeError, match="shapes do not match"):
+            list(small.generate(1, steps=4))
+
+    def test_identifiers_tell_everything_apart_that_differs(self, small, monkeypatch):
+        requests = [Request(1), Request(1, seed=1), Request(1, sampler=FAST), Request(1, heavy_atoms=(1, 1)),
+                    Request(1, sampler=Sampler(rule=Ancestral()))]  # fmt: skip
+        monkeypatch.setattr(generation, "sample_attempts", lambda *_: sample_attempts(small.model, Request(1, sampler=FAST), [0]))
+        monkeypatch.setattr(generation, "LEAST", 1)
+        first = [next(small.outcomes(request)).id for request in requests]
+        assert len(set(first)) == len(first)
+        assert Request(1).key(small.hash) == Request(9, max_attempts=99).key(small.hash)
+        assert Request(1).key(small.hash) != Request(1).key("0" * 64)
+        assert re.fullmatch(r"four-[0-9a-f]{8}-s0-00000000", first[0])
+
+
+class TestCounts:
+    def test_the_funnel_adds_up(self, small):
+        request = Request(6, sampler=Sampler(steps=6), heavy_atoms=(1, 1), unique=True, max_attempts=40)
+        tally, outcomes = Tally(), list(small.outcomes(request))
+        for k, outcome in enumerate(outcomes):
+            assert outcome.index == k
+            tally.add(outcome)
+        funnel = tally.funnel(request)
+        assert list(funnel) == ["sampled", "connected", "sanitised", "of asked size", "unique", "kept"]
+        assert list(funnel.values()) == sorted(funnel.values(), reverse=True)
+        assert funnel["sampled"] == len(outcomes) == 40
+        assert funnel["unique"] == funnel["kept"] == sum(isinstance(o, Record) for o in outcomes) <= 3
+        assert funnel["sampled"] - funnel["kept"] == sum(tally.rejected.values())
+        assert tally.rejected == Counter(o.reason for o in outcomes if not isinstance(o, Record))
+        assert tally.rejected["duplicate"] > 3
+        assert list(Tally().funnel(Request(1))) == ["sampled", "connected", "sanitised", "kept"]
+
+    def test_records(self, small):
+        for record in small.generate(8, steps=6):
+            assert chem.check(record.mol).reason is None
+            assert record.smiles == chem.smiles(record.mol)
+            assert record.heavy_atoms == record.mol.GetNumHeavyAtoms()
+            assert not any(a.GetNumImplicitHs() for a in record.mol.GetAtoms())
+
+    def test_rejects_are_as_generated(self, small):
+        rejects = [o for o in small.generate(8, steps=6, rejects=True) if not isinstance(o, Record)]
+        assert rejects
+        for reject in rejects:
+            assert chem.check(reject.mol).reason == reject.reason
+
+    def test_no_more_attempts_than_allowed(self, small, monkeypatch):
+        monkeypatch.setattr(chem, "check", lambda mol: chem.Verdict(None, "valence"))
+        outcomes = list(small.outcomes(Request(3, sampler=FAST, max_attempts=37)))
+        assert [o.index for o in outcomes] == list(range(37))
+        assert Request(3).attempts == 130
+
+    @pytest.mark.parametrize("heavy", [(1, 1), (2, 2), (1, 2)])
+    def test_sizes_stay_in_range(self, small, heavy):
+        outcomes = small.generate(20, steps=6, heavy_atoms=heavy, rejects=True)
+        kept = [o.heavy_atoms for o in outcomes if isinstance(o, Record)]
+        assert set(kept) <= set(range(heavy[0], heavy[1] + 1))
+        assert kept
+
+    def test_one_number_is_a_range(self, small):
+        assert {r.heavy_atoms for r in small.generate(3, steps=6, heavy_atoms=1)} == {1}
+
+    def test_sizes_are_drawn_as_in_the_training_data(self, info):
+        uniform = (np.arange(3000) + 0.5) / 3000
+        assert Counter(SizeDraw(info, None)(uniform).tolist()) == {7: 2000, 9: 1000}
+        assert set(SizeDraw(info, (4, 4))(uniform).tolist()) == {9}
+        assert SizeDraw(info, None)(np.array([0.0, 1 - 1e-16])).tolist() == [7, 9]
+
+    def test_sizes_of_molecules_are_those_drawn(self, full_size):
+        random = KeyedRandomness(5, range(12))
+        expected = SizeDraw(full_size.data, None)(random.first()).tolist()
+        molecules = sample_attempts(full_size, Request(12, seed=5, sampler=Sampler(steps=2)), range(12))
+        assert molecules.size.tolist() == expected
+        assert len(set(expected)) > 5
+
+
+class TestWindows:
+    def windows(self, accepted: float, n: int, workers: int, **limits) -> list[range]:
+        """Windows of a run whose attempts are accepted at the given rate, with so many under way at a time."""
+        tally, found, under_way = Tally(), [], []
+        windows = Windows(Request(n, **limits), tally, workers, 128)
+        while tally.kept < n:
+            while len(under_way) < (2 * workers if workers > 1 else 1) and (window := windows.next()):
+                under_way.append(window)
+            if not under_way:
+                break
+            found.append(under_way.pop(0))
+            tally.next_index = found[-1].stop
+            tally.kept = int(accepted * tally.next_index)
+        return found
+
+    @pytest.mark.parametrize("accepted", [0.3, 0.95, 1.0])
+    @pytest.mark.parametrize("workers", [1, 3])
+    @pytest.mark.parametrize("n", [1, 10, 700])
+    def test_they_follow_each_other_and_waste_little(self, accepted, workers, n):
+        windows = self.windows(accepted, n, workers, max_attempts=10**6)
+        assert [w.start for w in windows[1:]] == [w.stop for w in windows[:-1]]
+        assert windows[0].start == 0
+        assert windows[-1].stop < 1.15 * n / accepted + 10 * workers
+        assert max(map(len, windows)) <= 128
+
+    def test_attempts_are_limited(self):
+        assert self.windows(0.01, 50, 2, max_attempts=333)[-1].stop == 333
+
+    def test_time_is_limited(self, monkeypatch):
+        """At ten attempts a second, a limit of 20 s is nearly used and not exceeded; nothing that was sampled is lost."""
+        now = [100.0]
+        monkeypatch.setattr(generation.time, "monotonic", lambda: now[0])
+        tally = Tally()
+        windows = Windows(Request(10**6, time_limit=20.0), tally, 1, 128)
+        while window := windows.next():
+            now[0] += len(window) / 10
+            tally.next_index = window.stop
+            tally.kept = window.stop
+        assert 115 < now[0] <= 120
+        assert tally.next_index == pytest.approx(10 * (now[0] - 100))
+
+    def test_time_limit_of_a_run(self, small):
+        start = time.monotonic()
+        outcomes = list(small.outcomes(Request(10**6, sampler=Sampler(steps=6), time_limit=1.0)))
+        assert 0.2 < time.monotonic() - start < 4
+        assert len(outcomes) >= generation.LEAST
+
+    @pytest.mark.parametrize(
+        ("n", "cores", "expected"), [(1, 8, 1), (127, 8, 1), (128, 8, 2), (10**6, 8, 8), (1000, 2, 2), (1000, 1, 1)]
+    )
+    def test_workers_that_pay(self, small, monkeypatch, n, cores, expected):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+        assert small.workers_for(n) == expected
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"n": 0}, "-n 0: ask for at least one"),
+            ({"n": -3}, "-n -3"),
+            ({"seed": -1}, "--seed -1: must be between"),
+            ({"seed": 2**63}, "--seed 9223372036854775808"),
+            ({"sampler": Sampler(steps=1)}, "--steps 1: at least 2"),
+            ({"max_attempts": 2}, "--max-attempts 2: fewer than the 3"),
+            ({"time_limit": 0.0}, "--time-limit 0.0: must be positive"),
+            ({"time_limit": math.nan}, "--time-limit nan: must be positive"),
+            ({"heavy_atoms": (2, 3)}, "--n-atoms 2-3: model four molecules knows molecules of 1 to 2 heavy atoms"),
+            ({"heavy_atoms": (0, 1)}, "--n-atoms 0-1"),
+            ({"heavy_atoms": (2, 1)}, "--n-atoms 2-1: the range is reversed; write 1-2"),
+        ],
+        ids=str,
+    )
+    def test_requests(self, small, options, message):
+        with pytest.raises(RequestError, match=re.escape(message)):
+            small.generate(**{"n": 3, **options})
+
+    def test_gaps_in_the_training_sizes(self, full_size, monkeypatch):
+        monkeypatch.setattr(full_size, "data", DataInfo.from_dict({**vars(full_size.data), "size_histogram": [[1, 3, 1], [9, 20, 1]]}))
+        with pytest.raises(RequestError, match="--n-atoms 5: no training molecule has that many"):
+            Request(1, heavy_atoms=(5, 5)).check(full_size)
+
+    def test_models(self, tmp_path):
+        with pytest.raises(RequestError, match="--model qm8: neither a file nor a shipped model"):
+            load("qm8")
+        with pytest.raises(RequestError, match="neither a file"):
+            load(tmp_path)
+
+    @pytest.mark.parametrize("device", ["tpu", "cuda:x", "cpu:", ""])
+    def test_unknown_devices(self, device):
+        with pytest.raises(RequestError, match=f"--device {device}: choose"):
+            choose_device(device)
+
+    def test_absent_devices(self, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+        assert choose_device("auto") == choose_device("cpu") == "cpu"
+        for device in ("cuda", "mps"):
+            with pytest.raises(RequestError, match=f"--device {device}: not on this machine"):
+                choose_device(device)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        assert choose_device("auto") == "cuda"
+        assert choose_device("cuda:1") == "cuda:1"
+        with pytest.raises(RequestError, match="--device cuda:2: this machine has 2 GPUs"):
+            choose_device("cuda:2")
+
+
+def test_the_golden_sample_is_found_again(trained, monkeypatch):
+    small = load(trained, "cpu")
+    monkeypatch.setattr(doctor, "shipped_models", lambda: {"four": trained, "qm9": trained})
+    monkeypatch.setattr(doctor, "load", lambda *_: small)
+    small.model.info["golden"] = doctor.golden_sample(small)
+    assert [(name, good) for name, good, _ in doctor.diagnose("cpu")] == [
+        ("versions", True), ("device", True), ("weights", True), ("weights four", True), ("golden sample four", True),
+    ]  # fmt: skip
+    small.model.info["golden"] = ["C1CC1"] * len(small.model.info["golden"])
+    assert [good for *_, good, _ in doctor.diagnose("cpu")][-1] is False

@@ -1,0 +1,290 @@
+"""Every rule on every grid against denoisers whose answer is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from moldiff.config import Config, NetworkConfig
+from moldiff.model import Model
+from moldiff.molecule import Molecules, Prediction
+from moldiff.processes import Categorical, Gaussian
+from moldiff.samplers import RULES, Ancestral, ChurnedEuler, DPMSolver, Heun, KeyedRandomness, Sampler, sample
+from moldiff.schedules import GRIDS, NoiseLevel
+
+SCALE = 1.4  # Å
+ATOMS, BONDS = torch.tensor([0.5, 0.3, 0.15, 0.05]), torch.tensor([0.7, 0.2, 0.1])  # what the sites of the data are
+PROCESS = {
+    "pos": Gaussian(SCALE),
+    "atom": Categorical(torch.tensor([0.1, 0.2, 0.3, 0.4]), 1.0),
+    "bond": Categorical(torch.tensor([0.3, 0.3, 0.4]), 0.5),
+}
+HONEST = {name: rule(temperature=1.0) for name, rule in RULES.items()}  # tokens drawn as predicted, not sharpened
+
+
+class Batched:
+    """Statistics need many numbers, not streams."""
+
+    def __init__(self, count: int, atoms: int):
+        self.shape, self.generator = (count, atoms), torch.Generator().manual_seed(0)
+
+    def normal(self):
+        return torch.randn(*self.shape, 3, generator=self.generator, dtype=torch.float64)
+
+    def uniform(self):
+        draw = torch.rand(self.shape[0], *self.shape[1:], 1 + self.shape[1], generator=self.generator).double()
+        return draw[..., 0], draw[..., 1:].triu(1) + draw[..., 1:].triu(1).transpose(1, 2)
+
+
+class Doubles(KeyedRandomness):
+    """The same numbers in double precision, the normals turned by an orthogonal matrix."""
+
+    def __init__(self, count: int, atoms: int, turn: torch.Tensor | None = None, seed: int = 0):
+        super().__init__(seed, range(count))
+        self.of_size(atoms)
+        self.turn = torch.eye(3, dtype=torch.float64) if turn is None else turn
+
+    def normal(self):
+        return super().normal().double() @ self.turn.T
+
+    def uniform(self):
+        return tuple(u.double() for u in super().uniform())
+
+
+def template(count: int, atoms: int) -> Molecules:
+    tokens = torch.zeros(count, atoms, dtype=torch.long)
+    bond = torch.zeros(count, atoms, atoms, dtype=torch.long)
+    return Molecules(torch.ones(count, atoms, dtype=torch.bool), torch.zeros(count, atoms, 3).double(), tokens, bond)
+
+
+def everything_free(molecules: Molecules) -> NoiseLevel:
+    return NoiseLevel.free(molecules, torch.ones(len(molecules), dtype=torch.float64))
+
+
+def posterior(token: torch.Tensor, sigma: torch.Tensor, data: torch.Tensor, process: Categorical) -> torch.Tensor:
+    """p(c0 | c, σ) of independent sites, by Bayes."""
+    kappa = process.kappa(sigma)[..., None]
+    onehot = torch.nn.functional.one_hot(token, len(data)).double()
+    likelihood = (1 - kappa) * onehot + kappa * process.prior_probs.double()[token][..., None]
+    joint = data.double() * likelihood
+    return joint / joint.sum(-1, keepdim=True)
+
+
+def exact(state: Molecules, level: NoiseLevel, previous: Prediction | None) -> Prediction:
+    """The perfect denoiser of atoms and bonds that are independent and of positions from a normal of unit variance."""
+    atom = posterior(state.atom, level.atom, ATOMS, PROCESS["atom"])
+    bond = posterior(state.bond, level.bond, BONDS, PROCESS["bond"])
+    return Prediction(state.pos / (1 + level.pos[..., None] ** 2), atom.log(), bond.log())
+
+
+def drawn(rule, steps: int, grid: str = "log", count: int = 1, atoms: int = 6, **options) -> Molecules:
+    blank = template(count, atoms)
+    sampler = Sampler(steps, rule, grid, **options)
+    random = Batched(count, atoms) if count > 1 else Doubles(1, atoms)
+    return sample(exact, PROCESS, blank, everything_free(blank), sampler, random)[0]
+
+
+def variance_of(rule, sigmas: list[float]) -> float:
+    """Of the last estimate, by the recursion that each rule amounts to for a linear denoiser."""
+    gain = lambda sigma: 1 / (1 + sigma**2)  # noqa: E731: D(x) = gain · x
+    variance, before, h_before = 1 + sigmas[0] ** 2, None, None
+    factor = 1.0  # for deterministic rules: x = factor · x_first
+    for s, t in zip(sigmas[:-1], sigmas[1:], strict=True):
+        if isinstance(rule, ChurnedEuler):
+            up = s * (1 + rule.churn) if rule.low < s < rule.high else s
+            variance = (variance + up**2 - s**2) * (gain(up) + t / up * (1 - gain(up))) ** 2
+        elif isinstance(rule, Ancestral):
+            r = (t / s) ** 2
+            variance = variance * (gain(s) + r * (1 - gain(s))) ** 2 + t**2 * (1 - r)
+        elif isinstance(rule, Heun):
+            slope = (1 - gain(s)) / s
+            slope_next = (1 + (t - s) * slope) * (1 - gain(t)) / t
+            factor *= 1 + (t - s) * (slope + slope_next) / 2
+        else:
+            h, x0 = math.log(s / t), gain(s) * factor
+            target = x0 if before is None else x0 + h / (2 * h_before) * (x0 - before)
+            before, h_before = x0, h
+            factor = target + t / s * (factor - target)
+    return variance * factor**2 * gain(sigmas[-1]) ** 2
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("rule", HONEST)
+def test_moments_of_positions(rule, grid):
+    """Mean 0 and, within the statistical error, the second moment that the rule's recursion says."""
+    count, atoms = 1000, 6
+    pos = drawn(HONEST[rule], 24, grid, count, atoms).pos / SCALE
+    expected = variance_of(HONEST[rule], Sampler(24, grid=grid).sigmas())
+    numbers = count * (atoms - 1) * 3  # one atom's worth is taken by the centre of mass
+    assert pos.mean(1).abs().max() < 1e-12
+    assert pos.mean(0).abs().max() < 5 * (expected / count) ** 0.5
+    assert float(pos.square().sum() / numbers) == pytest.approx(expected, rel=5 * (2 / numbers) ** 0.5)
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize(
+    ("rule", "limit"),
+    [(ChurnedEuler(churn=0.0), 1), (Heun(), 1), (DPMSolver(), 1), (Ancestral(), 1),
+     (ChurnedEuler(churn=0.4), 0.9255**2), (ChurnedEuler(churn=0.8), 0.8815**2)],
+)  # fmt: skip
+def test_many_steps_reach_the_data(rule, limit, grid):
+    """The spread of the data, 1; a fixed churn takes steps that stay long, and so ends below it."""
+    assert variance_of(rule, Sampler(4000, grid=grid).sigmas()) == pytest.approx(limit, abs=0.005)
+
+
+@pytest.mark.parametrize("rule", [ChurnedEuler(churn=0.0), Heun(), DPMSolver()], ids=["euler", "heun", "dpm"])
+def test_deterministic_rules_do_what_their_formula_says(rule):
+    steps = 12
+    start = Doubles(1, 6)
+    start.uniform()
+    normal = start.normal()
+    first = SCALE * (1 + 8.0**2) ** 0.5 * (normal - normal.mean(1, keepdim=True))
+    sigmas = Sampler(steps, grid="log").sigmas()
+    factor = (variance_of(rule, sigmas) / (1 + sigmas[0] ** 2)) ** 0.5
+    torch.testing.assert_close(drawn(rule, steps).pos, factor * first, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rule", "order"), [(ChurnedEuler(churn=0.0), 1), (Heun(), 2), (DPMSolver(), 2)], ids=["euler", "heun", "dpm"]
+)
+def test_order_of_convergence(rule, order):
+    """Halving the steps of a grid in log σ changes the error of the probability flow 2^order times."""
+    options = {"sigma_max": 8.0, "sigma_min": 0.05}
+    exactly = (1 + 0.05**2) ** -0.5  # standard deviation of the last estimate
+    errors = []
+    for steps in (33, 65, 129):
+        sigmas = Sampler(steps, rule, "log", **options).sigmas()
+        errors.append(abs(variance_of(rule, sigmas) ** 0.5 - exactly))
+    measured = [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    assert measured == pytest.approx([order] * 2, abs=0.25)
+
+
+def test_second_order_is_better_at_the_same_cost():
+    error = {}
+    for name, rule, steps in (("euler", ChurnedEuler(churn=0.0), 41), ("heun", Heun(), 21), ("dpm", DPMSolver(), 41)):
+        sampler = Sampler(steps, rule, "log", sigma_min=0.05)
+        assert sampler.evaluations == 41
+        error[name] = abs(variance_of(rule, sampler.sigmas()) ** 0.5 - (1 + 0.05**2) ** -0.5)
+    assert error["heun"] < error["euler"] / 3
+    assert error["dpm"] < error["euler"] / 10
+
+
+@pytest.mark.parametrize("rule", HONEST)
+def test_tokens_keep_their_marginal(rule):
+    """A perfect denoiser of independent sites: exact for any number of steps, here few and uneven ones."""
+    count, atoms = 600, 8
+    molecules = drawn(HONEST[rule], 8, "karras", count, atoms, sigma_max=3000.0)
+    upper = torch.triu_indices(atoms, atoms, 1)
+    sites = {"atom": (molecules.atom, ATOMS), "bond": (molecules.bond[:, upper[0], upper[1]], BONDS)}
+    for name, (tokens, expected) in sites.items():
+        found = torch.bincount(tokens.flatten(), minlength=len(expected)) / tokens.numel()
+        error = (expected * (1 - expected) / tokens.numel()).sqrt()
+        assert ((found - expected).abs() < 4 * error + 0.003).all(), (name, found)
+    assert torch.equal(molecules.bond, molecules.bond.transpose(1, 2))
+    assert not molecules.bond.diagonal(dim1=1, dim2=2).any()
+
+
+@pytest.mark.parametrize("rule", HONEST)
+@pytest.mark.parametrize("known", ["fragment", "graph", "positions"])
+def test_what_is_known_comes_back_exactly(rule, known, random_molecules):
+    given = random_molecules([7, 5], seed=3, n=8)
+    given = given.replace(pos=(given.pos.double() + 10) * given.mask[..., None], bond=given.bond.clamp(max=2),
+                          atom=given.atom.clamp(max=3))  # fmt: skip
+    free = everything_free(given)
+    fixed = torch.arange(8)[None] < 3
+    if known == "fragment":
+        both = fixed[:, :, None] & fixed[:, None, :]
+        free = NoiseLevel(free.pos * ~fixed, free.atom * ~fixed, free.bond * ~both)
+    elif known == "graph":
+        free = NoiseLevel(free.pos, free.atom * 0, free.bond * 0)
+    else:
+        free = NoiseLevel(free.pos * 0, free.atom, free.bond)
+    found, _ = sample(exact, PROCESS, given, free, Sampler(6, HONEST[rule]), Doubles(2, 8))
+    for name in ("pos", "atom", "bond"):
+        is_free, old, new = getattr(free, name) > 0, getattr(given, name), getattr(found, name)
+        assert torch.equal(old[~is_free], new[~is_free]), name
+        assert not is_free.any() or not torch.equal(old[is_free], new[is_free]), name
+    assert torch.equal(found.mask, given.mask)
+    if known == "graph":  # nothing holds the molecule in a place
+        assert (found.pos * found.mask[..., None]).sum(1).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("rule", HONEST)
+@pytest.mark.parametrize("steps", [2, 7])
+def test_evaluations_are_counted(rule, steps):
+    calls = []
+
+    def denoiser(state, level, previous):
+        calls.append((float(level.sigma[0]), previous))
+        return exact(state, level, previous)
+
+    sampler = Sampler(steps, HONEST[rule])
+    blank = template(2, 4)
+    _, evaluations = sample(denoiser, PROCESS, blank, everything_free(blank), sampler, Doubles(2, 4))
+    assert len(calls) == evaluations == sampler.evaluations
+    assert calls[-1][0] == pytest.approx(sampler.sigma_min)
+    assert [previous is None for _, previous in calls] == [True] + [False] * (len(calls) - 1)
+
+
+def test_unknown_grid_is_named():
+    with pytest.raises(ValueError, match=r"grid 'cosine': there are arcsin, log, karras"):
+        Sampler(grid="cosine")
+
+
+def test_streams_are_those_of_their_molecules():
+    """Molecule k's numbers are the same alone, among others, in another order, and beside padding."""
+
+    def numbers(random: KeyedRandomness, position: int) -> list[np.ndarray]:
+        random = random.of_size(5)
+        atom, bond = random.uniform()
+        return [x[position].numpy() for x in (random.normal(), atom, bond, random.normal())]
+
+    alone = numbers(KeyedRandomness(7, [42]), 0)
+    for random, position in (
+        (KeyedRandomness(7, [3, 42, 5]), 1),
+        (KeyedRandomness(7, [3, 42, 5]).select([2, 1]), 1),
+        (KeyedRandomness(7, [42]).padded(3), 0),
+    ):
+        np.testing.assert_array_equal(np.concatenate([x.ravel() for x in numbers(random, position)]),
+                                      np.concatenate([x.ravel() for x in alone]))  # fmt: skip
+    for other in (KeyedRandomness(8, [42]), KeyedRandomness(7, [43]), KeyedRandomness(42, [7])):
+        assert not np.array_equal(numbers(other, 0)[0], alone[0])
+
+
+def test_numbers_are_normal_and_uniform_and_mirrored():
+    random = KeyedRandomness(0, range(400))
+    first = random.first()
+    random.of_size(9)
+    normal, (atom, bond) = random.normal(), random.uniform()
+    assert first.mean() == pytest.approx(0.5, abs=5 * (1 / 12 / 400) ** 0.5)
+    assert float(normal.mean()) == pytest.approx(0, abs=5 * normal.numel() ** -0.5)
+    assert float(normal.square().mean()) == pytest.approx(1, abs=5 * (2 / normal.numel()) ** 0.5)
+    assert float(atom.mean()) == pytest.approx(0.5, abs=5 * (1 / 12 / atom.numel()) ** 0.5)
+    assert float(bond.sum() / (400 * 72)) == pytest.approx(0.5, abs=5 * (1 / 12 / (400 * 36)) ** 0.5)
+    assert torch.equal(bond, bond.transpose(1, 2))
+    assert not bond.diagonal(dim1=1, dim2=2).any()
+
+
+@pytest.mark.parametrize("rule", HONEST)
+def test_turning_the_noise_turns_the_molecules(rule, info, float64):
+    """The whole path from noise to molecule, under a rotation with reflection, exact to rounding."""
+    torch.manual_seed(0)
+    options = {"width": 16, "layers": 2, "vectors": 4, "pair_width": 8, "heads": 2, "radial": 4}
+    model = Model(Config(network=NetworkConfig(options=options)), info).eval().requires_grad_(False)
+    for parameter in model.parameters():  # also those that start at zero
+        parameter += 0.2 * torch.randn_like(parameter)
+    turn, _ = torch.linalg.qr(torch.randn(3, 3))
+    turn = -turn * torch.linalg.det(turn).sign()
+    assert torch.linalg.det(turn) < 0
+    blank = template(3, 6)
+
+    def run(random: Doubles) -> Molecules:
+        denoiser = lambda state, level, previous: model.denoise(state, level, None, previous)  # noqa: E731
+        return sample(denoiser, model.process, blank, everything_free(blank), Sampler(10, HONEST[rule]), random)[0]
+
+    straight, turned = run(Doubles(3, 6)), run(Doubles(3, 6, turn))
+    torch.testing.assert_close(turned.pos, straight.pos @ turn.T, rtol=0, atol=1e-9)
+    assert straight.pos.std() > 0.3
+    assert torch.equal(straight.atom, turned.atom)
+    assert torch.equal(straight.bond, turned.bond)

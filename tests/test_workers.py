@@ -1,0 +1,67 @@
+"""Order, errors and the end of worker processes. Imports little, as every worker imports this file."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from moldiff.workers import Here, WorkerError, Workers
+
+
+class Waiting:
+    """Waits as long as it is told, then answers."""
+
+    def __init__(self, name: str):
+        if name == "broken":
+            raise LookupError("no such name")
+        self.name = name
+
+    def __call__(self, seconds: float) -> str:
+        if seconds < 0:
+            raise ValueError("negative")
+        time.sleep(seconds)
+        return f"{self.name}{seconds}"
+
+
+def idle() -> None:
+    pass
+
+
+def test_results_come_in_order_and_errors_where_they_arose():
+    ticks = []
+    with Workers(2, Waiting, "x") as crew:
+        for task in (0.7, 0.0, -1.0, 0.1):
+            crew.submit(task)
+        assert len(crew) == 4 == crew.capacity
+        assert crew.result(lambda: ticks.append(1)) == "x0.7"
+        assert ticks, "the owner had no chance to do anything while it waited"
+        assert crew.result(idle) == "x0.0"
+        with pytest.raises(ValueError, match="negative"):
+            crew.result(idle)
+        assert crew.result(idle) == "x0.1"
+        crew.submit(600.0)  # is not waited for in the end
+        crew.submit(600.0)
+        os.kill(crew.processes[1].pid, signal.SIGKILL)
+        crew.pending.popleft()
+        with pytest.raises(WorkerError, match="fewer --workers"):
+            crew.result(idle)
+        crew.processes[1].join()
+        with pytest.raises(WorkerError):
+            [crew.submit(0.0) for _ in range(9)]
+    assert not any(process.is_alive() for process in crew.processes)
+
+
+def test_a_worker_that_cannot_start_says_why():
+    with Workers(1, Waiting, "broken") as crew:
+        crew.submit(0.0)
+        with pytest.raises(LookupError, match="no such name"):
+            crew.result(idle)
+
+
+def test_here():
+    with Here(Waiting("y")) as crew:
+        crew.submit(0.0)
+        assert len(crew) == 1 == crew.capacity
+        assert crew.result(idle) == "y0.0"
+        assert len(crew) == 0

@@ -143,7 +143,7 @@ def _fill(generator: "Generator", request: "Request", sink: "Output | StandardOu
         nonlocal work
         work += more
         sink.save()
-        show(sink.tally.kept, work)
+        show(sink.tally.kept, work * sink.tally.acceptance)
 
     outcomes = generator.outcomes(request, tally=sink.tally, seen=sink.seen, tick=tick, **how)
     try:
@@ -151,7 +151,7 @@ def _fill(generator: "Generator", request: "Request", sink: "Output | StandardOu
             for outcome in outcomes:
                 work = 0.0
                 sink.write(outcome)
-                show(sink.tally.kept, work)
+                show(sink.tally.kept, 0.0)
     finally:
         sink.save()
 
@@ -273,16 +273,18 @@ def train(
 ) -> None:
     """Train a model. Ctrl-C saves first; --resume continues bit for bit. Under torchrun, all processes take part."""
     with one_line_errors():
+        from moldiff.attempts import choose_device
         from moldiff.config import preset as named
         from moldiff.config import read_config
-        from moldiff.attempts import choose_device
+        from moldiff.datasets.prepared import read_meta
         from moldiff.training import train as run
 
         settings = (read_config(config) if config else named(preset)).override(set_ or [])
         device = choose_device(device)
         seconds = None if max_minutes is None else 60 * max_minutes
         steps, batch = settings.train.steps, settings.train.batch
-        typer.echo(f"{settings.preset}: {steps} steps of {batch} on {device} → {output}", err=True)
+        name = read_meta(data)["name"]
+        typer.echo(f"{settings.preset} on {name}: {steps} steps of {batch} on {device} → {output}", err=True)
         started, last = time.monotonic(), {"step": steps}
         with _training_progress(steps) as report:
             show = lambda row: (last.update(row), report(row))  # noqa: E731
@@ -329,6 +331,8 @@ def info(
 
 
 def _text(value: Any) -> str:
+    if value in ({}, [], ()):
+        return "none"
     if isinstance(value, dict):
         return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 WINDOW = {"cpu": 128, "cuda": 4096, "mps": 1024}  # most attempts sampled in one piece, by kind of device
 LEAST = 8  # attempts worth a piece of their own
-PER_WORKER = 64  # molecules asked for that make a further process worth its start
+PER_WORKER = 128  # molecules asked for that make a further process worth its start
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,11 @@ class Tally:
             self.kept += 1
         else:
             self.rejected[outcome.reason] += 1
+
+    @property
+    def acceptance(self) -> float:
+        """Share of the attempts that are kept; about 95 % until there is experience."""
+        return (self.kept + 19) / (self.next_index + 20)
 
     def copy(self) -> "Tally":
         return replace(self, rejected=self.rejected.copy())
@@ -138,7 +143,7 @@ class Generator:
         """Every attempt in order, accepted or not, until ``request.n`` are accepted.
 
         ``tally`` and ``seen`` (SMILES, for ``unique``) continue an earlier run; ``tally`` is not changed. While
-        molecules are being sampled, ``tick`` is called now and then with the work done since the last call, in molecules.
+        molecules are sampled, ``tick`` is called now and then with the work done since the last call, in molecules.
         """
         request.check(self.model)
         tally, seen = (tally or Tally()).copy(), set() if seen is None else seen
@@ -241,8 +246,7 @@ class Windows:
 
     def next(self) -> range:
         """The next range of attempts, empty when none is needed at the moment, or none is left, or time is up."""
-        acceptance = (self.tally.kept + 19) / (self.tally.next_index + 20)  # 95 % until there is experience
-        missing = math.ceil((self.request.n - self.tally.kept) / acceptance)
+        missing = math.ceil((self.request.n - self.tally.kept) / self.tally.acceptance)
         needed = missing - (self.start - self.tally.next_index)
         share = max(LEAST, math.ceil(needed / self.workers))
         size = min(share, self.most, self.request.attempts - self.start, self._in_time())
@@ -289,15 +293,12 @@ def load(model: str | Path = "qm9", device: str = "auto") -> Generator:
     return Generator(Model.load(path, device), path.stem, path, device)
 
 
-
 def _prepare_worker(path: str, device: str, batch_size: int | None) -> Callable[..., tuple[np.ndarray, ...]]:
     """What a worker process does with each window; runs once in it."""
     return partial(_work, Model.load(Path(path), device), batch_size, lambda work: None)
 
 
-def _work(
-    model: Model, batch_size: int | None, tick: Tick, request: Request, indices: range
-) -> tuple[np.ndarray, ...]:
+def _work(model: Model, batch_size: int | None, tick: Tick, request: Request, indices: range) -> tuple[np.ndarray, ...]:
     """Arrays travel between processes by value; tensors would need shared memory, which containers are short of."""
     m = sample_attempts(model, request, indices, batch_size, tick)
     return m.mask.numpy(), m.pos.numpy(), m.atom.numpy(), m.bond.numpy()

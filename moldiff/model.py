@@ -215,9 +215,11 @@ class Model(nn.Module):
             "info": self.info,
             "sha256": tensor_hash(tensors),
         }
+        text = json.dumps(header)
+        metadata = {"moldiff": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
         with write_atomically(path) as temporary:
             # save_file would deny other users of the machine to read it
-            temporary.write_bytes(save(tensors, metadata={"moldiff": json.dumps(header)}))
+            temporary.write_bytes(save(tensors, metadata=metadata))
 
     @property
     def sha256(self) -> str:
@@ -282,7 +284,10 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ModelFileError(f"{path}: not a complete safetensors file ({error}); get it again") from error
     if "moldiff" not in metadata:
         raise ModelFileError(f"{path}: safetensors, but not written by moldiff (no moldiff metadata)")
-    header = json.loads(metadata["moldiff"])
+    text = metadata["moldiff"]
+    if metadata.get("sha256", "") not in ("", hashlib.sha256(text.encode()).hexdigest()):
+        raise ModelFileError(f"{path}: its header does not match its hash, the file is damaged; get it again")
+    header = json.loads(text)
     if header["format"] != FORMAT:
         raise ModelFileError(f"{path}: format {header['format']}, this version reads {FORMAT}; update moldiff")
     return tensors, header

@@ -26,6 +26,7 @@ COLUMNS = (
     "id", "smiles", "heavy_atoms", "seed", "index", "model", "model_sha256", "evaluations", "moldiff", "torch", "rdkit",
 )  # fmt: skip
 WHOLE = ("heavy_atoms", "seed", "index", "evaluations")  # the columns of whole numbers
+PARQUET_ROWS = 10_000  # held in memory at a time
 SAVE_SECONDS = 1.0  # a crash loses no more than what came in this time
 
 
@@ -88,6 +89,7 @@ class Output:
         self, path: Path, provenance: dict[str, Any], identity: dict[str, Any], *, rejects: Path | None = None,
         force: bool = False, resume: bool = False,
     ):  # fmt: skip
+        check_output(path, force=force or resume)
         self.path, self.provenance = path, provenance
         self.identity = {**identity, "rejects": rejects and os.path.abspath(rejects)}
         self.journal = path.with_name(f".{path.name}.partial.sdf")
@@ -95,7 +97,6 @@ class Output:
         self.summary_path = path.with_name(f"{path.name}.summary.json")
         self.seen: set[str] = set()
         self.paths = {"journal": self.journal} | ({"rejects": rejects} if rejects else {})
-        check_output(path, force=force or resume)
         if rejects:
             check_rejects(rejects, force=force or resume)
             if os.path.abspath(rejects) == os.path.abspath(path):
@@ -110,7 +111,7 @@ class Output:
             self.files: dict[str, BinaryIO] = {k: open(p, mode) for k, p in self.paths.items()}  # noqa: SIM115
         # One assignment replaces both: at every moment these bytes hold this tally's molecules, neither more nor fewer.
         self.reached: tuple[Tally, dict[str, int]] = (tally, sizes)
-        self.saved, self.saved_at = None, time.monotonic()
+        self.saved, self.saved_at = self.reached, time.monotonic()
 
     @property
     def tally(self) -> Tally:
@@ -199,19 +200,18 @@ class Output:
         try:
             yield
         except OSError as error:
-            remedy = f"{self.tally.kept} molecules are safe: free some space, then go on with --resume"
+            remedy = f"{self.saved[0].kept} molecules are safe: free some space, then go on with --resume"
             raise RequestError(f"-o {self.path}: {error.strerror}; {remedy}") from error
 
 
 def is_complete(path: Path, n: int, identity: dict[str, Any]) -> bool:
     """Whether a finished run of this request left at least ``n`` molecules here, so that there is nothing to resume."""
-    summary = path.with_name(f"{path.name}.summary.json")
-    if not (path.is_file() and summary.is_file()) or path.with_name(f".{path.name}.partial.json").exists():
+    if not path.is_file() or path.with_name(f".{path.name}.partial.json").exists():
         return False
     try:
-        found = json.loads(summary.read_text())
+        found = json.loads(path.with_name(f"{path.name}.summary.json").read_text())
         return found["request"] == identity and found["kept"] >= n
-    except (ValueError, KeyError):
+    except (OSError, ValueError, KeyError):
         return False
 
 
@@ -298,13 +298,13 @@ def _write_xyz(journal: Path, path: Path) -> None:
             file.write(chem.xyz_block(mol, f"{row['id']} {row['smiles']}"))
 
 
-def _write_parquet(journal: Path, path: Path, batch: int = 10_000) -> None:
+def _write_parquet(journal: Path, path: Path) -> None:
     """The columns of the CSV, and in ``sdf`` the record as an SDF has it."""
     pa, pq = _pyarrow()
     schema = pa.schema([(k, pa.int64() if k in WHOLE else pa.string()) for k in (*COLUMNS, "sdf")])
     rows = ({**row, **{k: int(row[k]) for k in WHOLE}, "sdf": text} for row, text in records(journal))
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while piece := list(itertools.islice(rows, batch)):
+        while piece := list(itertools.islice(rows, PARQUET_ROWS)):
             writer.write_table(pa.Table.from_pylist(piece, schema=schema))
 
 

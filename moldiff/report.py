@@ -23,7 +23,7 @@ from moldiff.metrics import Evaluation, Metric, Reference, describe, evaluate
 CHUNK = 1000  # molecules described at a time, by one process
 SAMPLE = 1000  # lines of a reference that are looked at to see whether it is canonical
 LISTED = 20  # records or lines that are named on the screen; the JSON names all
-COLUMNS = {"metric": 18, "value": 6, "interval": 12, "counts": 13}  # least widths, the same in all sections
+COLUMNS = {"metric": 18, "value": 6, "interval": 13, "counts": 13}  # least widths, the same in all sections
 
 # What the screen shows, in its order: heading, then name of a metric -> (label, the rule in a few words). The whole
 # rule is the metric's definition. Metrics not listed here come last, under their own names.

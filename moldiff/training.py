@@ -75,6 +75,12 @@ class State:
     seconds: float = 0.0  # wall-clock time spent training, over all runs
     cpu_seconds: float = 0.0  # CPU time of all processes
 
+    @classmethod
+    def begin(cls, model: Model) -> "State":
+        """An untrained model: its average is itself, its optimisers are fresh."""
+        average = {k: p.detach().clone() for k, p in model.network.named_parameters()}
+        return cls(model, average, _optimizers(model, model.config.train))
+
 
 def train(
     data: Path,
@@ -101,7 +107,7 @@ def train(
     info = DataInfo.from_meta(meta)
     torch.manual_seed(config.train.seed)  # initial weights only
     model = Model(config, info, info={"samples": 0}).to(device)
-    state = State(model, _copy(model), _optimizers(model, config.train))
+    state = State.begin(model)
     if resume:
         _load_checkpoint(run, state, config, info)
     elif latest_checkpoint(run):
@@ -318,10 +324,6 @@ def _check_same(old: dict[str, Any], new: dict[str, Any], path: Path) -> None:
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _copy(model: Model) -> dict[str, Tensor]:
-    return {k: p.detach().clone() for k, p in model.network.named_parameters()}
 
 
 def _averaged(state: State) -> Model:

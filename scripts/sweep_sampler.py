@@ -99,7 +99,7 @@ def measure(generator: Generator, settings: Row, strain: int) -> Row:
     values = {metric.name: metric.value for metric in evaluate(mols, strain=strain).metrics if metric.denominator}
     return {
         "evaluations": sampler.evaluations,
-        "accepted": sum(chem.check(mol).reason is None for mol in mols) / n,
+        "accepted": round(sum(chem.check(mol).reason is None for mol in mols) / n, 4),
         **{column: round(values[name], 4) if name in values else "" for column, name in METRICS.items()},
         "cpu_s_per_molecule": round(cost / n, 4),
     }

@@ -21,7 +21,7 @@ from moldiff.checkpoints import latest_checkpoint
 from moldiff.config import Config, preset
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.model import DataInfo, Model
-from moldiff.training import Batches, Loop, State, _copy, _optimizers, train
+from moldiff.training import Batches, Loop, State, train
 
 
 def probe(data: Path, config: Config, device: str, batches: list[int], seconds: float) -> None:
@@ -36,8 +36,7 @@ def probe(data: Path, config: Config, device: str, batches: list[int], seconds: 
         if compiled:
             model.network.compile(dynamic=True)
         with TemporaryDirectory() as folder:
-            state = State(model, _copy(model), _optimizers(model, settings.train))
-            loop = Loop(state, settings.train, resident, resident, Path(folder), 0, 1, None)
+            loop = Loop(State.begin(model), settings.train, resident, resident, Path(folder), 0, 1, None)
             first = _timed(loop, device, steps=3)[1]
             seen, took = _timed(loop, device, seconds=seconds)
         peak = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device == "cuda" else ""

@@ -5,6 +5,7 @@ import os
 import re
 import time
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -30,7 +31,8 @@ def full_size() -> Model:
     """The architecture of the shipped model with random weights, none of them zero, on molecules of 3 to 24 atoms."""
     vocabulary = ("H", "C", "C-", "N", "N-", "N+", "O", "O-", "F")
     sizes = tuple((max(1, n // 2), n, 1) for n in range(3, 25))
-    info = DataInfo("random", vocabulary, "explicit", 1.4, (1 / 9,) * 9, (0.85, 0.1, 0.04, 0.01), sizes, (), "", "0" * 64)
+    marginals = (1 / 9,) * 9, (0.85, 0.1, 0.04, 0.01)
+    info = DataInfo("random", vocabulary, "explicit", 1.4, *marginals, sizes, (), "", "0" * 64)
     torch.manual_seed(0)
     model = Model(Config(network=preset("qm9-tiny").network), info).eval().requires_grad_(False)
     for parameter in model.parameters():
@@ -81,7 +83,8 @@ class TestSameMolecules:
 
     def test_order_of_the_attempts(self, full_size, straight):
         swapped = sample_attempts(full_size, Request(1, seed=5, sampler=Sampler(steps=2)), [7, 2]).split()
-        assert [m.pos.numpy().tobytes() for m in swapped] == [straight[k][: m.pos.nbytes] for k, m in zip([7, 2], swapped)]
+        for molecule, bytes_before in zip(swapped, (straight[7], straight[2]), strict=True):
+            assert bytes_before.startswith(molecule.pos.numpy().tobytes())
 
     @pytest.mark.parametrize("how", [{"batch_size": 1}, {"batch_size": 3}, {"batch_size": 128}], ids=str)
     def test_accepted_and_rejected_ones(self, small, monkeypatch, how):
@@ -144,7 +147,8 @@ class TestSameMolecules:
     def test_identifiers_tell_everything_apart_that_differs(self, small, monkeypatch):
         requests = [Request(1), Request(1, seed=1), Request(1, sampler=FAST), Request(1, heavy_atoms=(1, 1)),
                     Request(1, sampler=Sampler(rule=Ancestral()))]  # fmt: skip
-        monkeypatch.setattr(generation, "sample_attempts", lambda *_: sample_attempts(small.model, Request(1, sampler=FAST), [0]))
+        one = sample_attempts(small.model, Request(1, sampler=FAST), [0])
+        monkeypatch.setattr(generation, "sample_attempts", lambda *_: one)
         monkeypatch.setattr(generation, "LEAST", 1)
         first = [next(small.outcomes(request)).id for request in requests]
         assert len(set(first)) == len(first)
@@ -261,7 +265,7 @@ class TestWindows:
         assert len(outcomes) >= generation.LEAST
 
     @pytest.mark.parametrize(
-        ("n", "cores", "expected"), [(1, 8, 1), (127, 8, 1), (128, 8, 2), (10**6, 8, 8), (1000, 2, 2), (1000, 1, 1)]
+        ("n", "cores", "expected"), [(1, 8, 1), (255, 8, 1), (256, 8, 2), (10**6, 8, 8), (1000, 2, 2), (1000, 1, 1)]
     )
     def test_workers_that_pay(self, small, monkeypatch, n, cores, expected):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
@@ -291,7 +295,7 @@ class TestRefusals:
             small.generate(**{"n": 3, **options})
 
     def test_gaps_in_the_training_sizes(self, full_size, monkeypatch):
-        monkeypatch.setattr(full_size, "data", DataInfo.from_dict({**vars(full_size.data), "size_histogram": [[1, 3, 1], [9, 20, 1]]}))
+        monkeypatch.setattr(full_size, "data", replace(full_size.data, size_histogram=((1, 3, 1), (9, 20, 1))))
         with pytest.raises(RequestError, match="--n-atoms 5: no training molecule has that many"):
             Request(1, heavy_atoms=(5, 5)).check(full_size)
 

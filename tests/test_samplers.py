@@ -1,6 +1,7 @@
 """Every rule on every grid against denoisers whose answer is known."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -87,10 +88,13 @@ def drawn(rule, steps: int, grid: str = "log", count: int = 1, atoms: int = 6, *
 
 def variance_of(rule, sigmas: list[float]) -> float:
     """Of the last estimate, by the recursion that each rule amounts to for a linear denoiser."""
-    gain = lambda sigma: 1 / (1 + sigma**2)  # noqa: E731: D(x) = gain · x
+
+    def gain(sigma: float) -> float:
+        return 1 / (1 + sigma**2)  # D(x) = gain · x
+
     variance, before, h_before = 1 + sigmas[0] ** 2, None, None
     factor = 1.0  # for deterministic rules: x = factor · x_first
-    for s, t in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for s, t in pairwise(sigmas):
         if isinstance(rule, ChurnedEuler):
             up = s * (1 + rule.churn) if rule.low < s < rule.high else s
             variance = (variance + up**2 - s**2) * (gain(up) + t / up * (1 - gain(up))) ** 2
@@ -156,7 +160,7 @@ def test_order_of_convergence(rule, order):
     for steps in (33, 65, 129):
         sigmas = Sampler(steps, rule, "log", **options).sigmas()
         errors.append(abs(variance_of(rule, sigmas) ** 0.5 - exactly))
-    measured = [math.log2(a / b) for a, b in zip(errors[:-1], errors[1:], strict=True)]
+    measured = [math.log2(a / b) for a, b in pairwise(errors)]
     assert measured == pytest.approx([order] * 2, abs=0.25)
 
 

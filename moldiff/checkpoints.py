@@ -48,7 +48,7 @@ def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         header = json.loads((folder / "header.json").read_text())
         for part in sorted(folder.glob("part-*.safetensors")):
             with safe_open(part, "pt") as file:
-                tensors |= {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118: not a mapping
+                tensors |= {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({error}); start again without --resume") from error
     return tensors, header

@@ -125,17 +125,26 @@ def _build(cls, values: dict[str, Any], path: str):
 PRESETS: dict[str, dict[str, Any]] = {
     # 1.2 M parameters; the default of the package, trained on two CPU cores in under two hours
     "qm9-tiny": {
-        "network": {"kind": "transformer", "options": dict(width=128, layers=6, vectors=16, pair_width=32, heads=8, radial=16)},
+        "network": {
+            "kind": "transformer",
+            "options": dict(width=128, layers=6, vectors=16, pair_width=32, heads=8, radial=16),
+        },
         "train": dict(steps=20_000, batch=128, lr=2e-3),
     },
     # 4 M parameters; for one GPU in ten-minute pieces, or a day on two cores
     "qm9-small": {
-        "network": {"kind": "transformer", "options": dict(width=192, layers=9, vectors=24, pair_width=64, heads=12, radial=32, pair_every=2)},
+        "network": {
+            "kind": "transformer",
+            "options": dict(width=192, layers=9, vectors=24, pair_width=64, heads=12, radial=32, pair_every=2),
+        },
         "train": dict(steps=60_000, batch=512, lr=1.5e-3, warmup=1000),
     },
     # 17 M parameters; for one GPU
     "qm9-base": {
-        "network": {"kind": "transformer", "options": dict(width=384, layers=10, vectors=48, pair_width=96, heads=12, radial=32, pair_every=2)},
+        "network": {
+            "kind": "transformer",
+            "options": dict(width=384, layers=10, vectors=48, pair_width=96, heads=12, radial=32, pair_every=2),
+        },
         "train": dict(steps=60_000, batch=512, lr=1e-3, warmup=1000),
     },
     # EDM's network (9 layers of 256) on this process: the baseline of the benchmark

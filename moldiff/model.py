@@ -178,7 +178,9 @@ class Model(nn.Module):
         p, t, device = self.config.process, self.config.train, clean.device
         uniform = lambda *shape: torch.rand(*shape, generator=generator, device=generator.device).to(device)  # noqa: E731
         sigma = training_sigmas(uniform(b), p.sigma_mean, p.sigma_std, p.sigma_tail)
-        sigma = sigma[torch.randperm(b, generator=generator, device=generator.device).to(device)]  # else the self-conditioned half has low σ
+        sigma = sigma[
+            torch.randperm(b, generator=generator, device=generator.device).to(device)
+        ]  # else the self-conditioned half has low σ
         level = task_levels(clean, sigma, generator)
         clean = clean.centre(level.fixed_pos)
         conditions = conditions.dropped(uniform(b, len(self.data.properties) + 1), t.drop_all, t.drop_each)
@@ -198,10 +200,15 @@ class Model(nn.Module):
         if count == 0:
             return None, None
         with torch.no_grad():
-            first = self.denoise(noisy.select(slice(count)), level.select(slice(count)), conditions.select(slice(count)))
+            first = self.denoise(
+                noisy.select(slice(count)), level.select(slice(count)), conditions.select(slice(count))
+            )
         rest = len(noisy) - count
         padded = Prediction(
-            *(torch.cat([x, x.new_zeros(rest, *x.shape[1:])]) for x in (first.pos, first.atom_logits, first.bond_logits))
+            *(
+                torch.cat([x, x.new_zeros(rest, *x.shape[1:])])
+                for x in (first.pos, first.atom_logits, first.bond_logits)
+            )
         )
         return padded, torch.arange(len(noisy), device=noisy.device) < count
 
@@ -249,7 +256,9 @@ def tensor_hash(tensors: dict[str, Tensor]) -> str:
     for name in sorted(tensors):
         t = tensors[name].contiguous()
         digest.update(f"{name}{tuple(t.shape)}{t.dtype}".encode())
-        digest.update(t.view(torch.uint8).numpy().tobytes() if t.ndim else t.reshape(1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            t.view(torch.uint8).numpy().tobytes() if t.ndim else t.reshape(1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 
@@ -275,11 +284,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with open(path, "rb") as file:
         start = file.read(4)
     if start[:2] == b"PK" or start[:1] == b"\x80":
-        raise ModelFileError(f"{path}: a pickle or zip archive, which may run code when opened; refused. Use safetensors")
+        raise ModelFileError(
+            f"{path}: a pickle or zip archive, which may run code when opened; refused. Use safetensors"
+        )
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118: not a mapping
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path}: not a complete safetensors file ({error}); get it again") from error
     if "moldiff" not in metadata:

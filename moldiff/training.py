@@ -202,7 +202,11 @@ class Loop:
             last = latest_checkpoint(self.run)
             raise TrainingError(
                 f"the loss is not finite at step {self.state.step}; "
-                + (f"the last good checkpoint is {last}. Try --resume" if last else "no checkpoint was made yet. Try again")
+                + (
+                    f"the last good checkpoint is {last}. Try --resume"
+                    if last
+                    else "no checkpoint was made yet. Try again"
+                )
                 + f" with --set train.lr={self.config.lr / 2:.1e}, or look for broken coordinates in the data"
             )
 

@@ -23,7 +23,10 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="JSON with measured figures")
     arguments = parser.parse_args()
     model = Model.load(arguments.source)
-    model.info |= {"golden": golden_sample(Generator(model, arguments.name, arguments.source)), "golden_request": GOLDEN}
+    model.info |= {
+        "golden": golden_sample(Generator(model, arguments.name, arguments.source)),
+        "golden_request": GOLDEN,
+    }
     if arguments.figures:
         model.info["figures"] = json.loads(arguments.figures.read_text())
     target = WEIGHTS / f"{arguments.name}.safetensors"

@@ -28,7 +28,9 @@ def probe(data: Path, config: Config, device: str, batches: list[int], seconds: 
     """Print the speed of each combination; the first steps, which compile, are timed apart."""
     info = DataInfo.from_meta(read_meta(data))
     resident = Batches(read_split(data, "train"), len(info.properties), torch.device(device))
-    print(f"{config.preset} on {torch.cuda.get_device_name() if device == 'cuda' else device}, {config.train.precision}")
+    print(
+        f"{config.preset} on {torch.cuda.get_device_name() if device == 'cuda' else device}, {config.train.precision}"
+    )
     for compiled, batch in itertools.product((False, True), batches):
         settings = replace(config, train=replace(config.train, batch=batch, compile=compiled))
         torch._dynamo.reset()
@@ -40,7 +42,9 @@ def probe(data: Path, config: Config, device: str, batches: list[int], seconds: 
             first = _timed(loop, device, steps=3)[1]
             seen, took = _timed(loop, device, seconds=seconds)
         peak = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device == "cuda" else ""
-        print(f"compile {compiled!s:5} batch {batch:5}: {seen / took:8.0f} molecules/s, first steps {first:.0f} s{peak}")
+        print(
+            f"compile {compiled!s:5} batch {batch:5}: {seen / took:8.0f} molecules/s, first steps {first:.0f} s{peak}"
+        )
 
 
 def _timed(loop: Loop, device: str, steps: int = 10**9, seconds: float = 1e9) -> tuple[int, float]:
@@ -65,7 +69,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0, help="of a piece, start-up included")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement of the probe")
     parser.add_argument("--batches", type=int, nargs="+", default=[256, 512, 1024])
-    parser.add_argument("--set", dest="settings", nargs="*", default=[], help="e.g. train.steps=60000 train.compile=true")
+    parser.add_argument(
+        "--set", dest="settings", nargs="*", default=[], help="e.g. train.steps=60000 train.compile=true"
+    )
     arguments = parser.parse_args()
     torch.set_float32_matmul_precision("high")
     config = preset(arguments.preset).override(["train.precision=bfloat16", *arguments.settings])

@@ -79,7 +79,7 @@ def float64() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory) -> Path:
-    """Weights of a very small model that knows water, ammonia, methane and formaldehyde, and gets half of them right."""
+    """Weights of a very small model of water, ammonia, methane and formaldehyde, which gets half of them right."""
     vocabulary = ("H", "C", "N", "O")
     mols = [Chem.AddHs(Chem.MolFromSmiles(smiles)) for smiles in ("O", "N", "C", "C=O")]
     for mol in mols:

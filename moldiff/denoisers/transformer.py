@@ -13,7 +13,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from moldiff.denoisers.layers import DistanceFeatures, NetworkInput, Sizes, VectorNorm, denoised, on_enough_rows, zero_linear
+from moldiff.denoisers.layers import (
+    DistanceFeatures,
+    NetworkInput,
+    Sizes,
+    VectorNorm,
+    denoised,
+    on_enough_rows,
+    zero_linear,
+)
 
 
 @dataclass(frozen=True)

@@ -98,5 +98,5 @@ def test_truncated_arrays_are_refused(tmp_path):
     shutil.copytree(SAMPLE, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "train.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(PreparedDataError, match="train.safetensors: cannot be read"):
+    with pytest.raises(PreparedDataError, match=r"train.safetensors: cannot be read"):
         read_split(tmp_path, "train")

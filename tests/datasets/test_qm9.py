@@ -210,7 +210,7 @@ def test_bad_sources_are_named(tmp_path, name, content, message):
 
 
 def test_bad_archive_members_are_named(tmp_path):
-    with pytest.raises(qm9.QM9Error, match="dsgdb9nsd_000001.xyz: not a QM9 file"):
+    with pytest.raises(qm9.QM9Error, match=r"dsgdb9nsd_000001.xyz: not a QM9 file"):
         qm9.read_rows(tar(tmp_path / "dsgdb9nsd.xyz.tar.bz2", "5\ngdb 1\n"))
 
 

@@ -11,7 +11,7 @@ from moldiff.generation import ALIASES, Generator, Record, choose_device, load, 
 from moldiff.model import ModelFileError
 from moldiff.samplers import Sampler
 
-GOLDEN = {"n": 4, "seed": 2026, "steps": 10}  # remade by `moldiff doctor`, stored in the weights when they are shipped
+GOLDEN = {"n": 4, "seed": 2026, "steps": 20}  # remade by `moldiff doctor`, stored in the weights when they are shipped
 
 
 def golden_sample(generator: Generator) -> list[str]:

@@ -1,8 +1,12 @@
-"""Put trained weights into the package: adds the golden sample that ``moldiff doctor`` makes again, and measured figures.
+"""Put trained weights into the package, with the golden sample that ``moldiff doctor`` makes again and measured figures.
 
-    python scripts/ship_weights.py RUN/weights.safetensors qm9-tiny --figures figures.json
+    python scripts/ship_weights.py RUN/weights.safetensors qm9-tiny
+    moldiff generate --model qm9-tiny -n 10000 -o a.sdf --rejects r.sdf && cat a.sdf r.sdf > sampled.sdf
+    moldiff evaluate sampled.sdf --reference qm9/train.smi --strain 1000 --json 50.json
+    python scripts/ship_weights.py moldiff/weights/qm9-tiny.safetensors qm9-tiny --figures 50=50.json
 
-``figures.json``: rows written by ``scripts/sweep_sampler.py``; they are printed by ``moldiff info``.
+``--figures EVALUATIONS=FILE`` takes the key figures of an evaluation of *all sampled* molecules; ``moldiff info`` prints them.
+Run again on shipped weights, it changes what the file says of itself, not the weights.
 """
 
 import argparse
@@ -14,21 +18,35 @@ from moldiff.generation import Generator
 from moldiff.model import Model
 
 WEIGHTS = Path(__file__).parent.parent / "moldiff" / "weights"
+KEY_FIGURES = (
+    "valid_connected", "molecule_stability", "valid_connected_unique", "edm_atom_stability", "edm_molecule_stability",
+    "edm_valid", "novel", "fcd", "strain",
+)  # fmt: skip
+
+
+def figures(text: str) -> dict[str, object]:
+    """One row for ``moldiff info``: evaluations, molecules, and ``value (n)`` of each key figure that was computed."""
+    evaluations, _, file = text.partition("=")
+    report = json.loads(Path(file).read_text())
+    row: dict[str, object] = {"evaluations": int(evaluations), "sampled": report["records"]}
+    for name in KEY_FIGURES:
+        metric = report["metrics"].get(name)
+        if metric is not None:
+            row[name] = round(metric["value"], 4)
+    return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="weights written by `moldiff train`")
     parser.add_argument("name", help="name of the shipped set, the preset's")
-    parser.add_argument("--figures", type=Path, help="JSON with measured figures")
+    parser.add_argument("--figures", nargs="*", default=[], help="EVALUATIONS=FILE written by `moldiff evaluate --json`")
     arguments = parser.parse_args()
     model = Model.load(arguments.source)
-    model.info |= {
-        "golden": golden_sample(Generator(model, arguments.name, arguments.source)),
-        "golden_request": GOLDEN,
-    }
+    generator = Generator(model, arguments.name, arguments.source)
+    model.info |= {"golden": golden_sample(generator), "golden_request": GOLDEN}
     if arguments.figures:
-        model.info["figures"] = json.loads(arguments.figures.read_text())
+        model.info["figures"] = [figures(text) for text in arguments.figures]
     target = WEIGHTS / f"{arguments.name}.safetensors"
     model.save(target)
     print(f"{target}: {target.stat().st_size / 2**20:.1f} MiB, sha256 of the weights {model.sha256[:16]}…")

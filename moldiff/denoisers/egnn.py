@@ -76,7 +76,7 @@ class EGNNLayer(nn.Module):
         super().__init__()
         inputs = 2 * width + 1 + edge_width
         self.message = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.attention = nn.Sequential(nn.Linear(width, 1), nn.Sigmoid())
+        self.attention = nn.Sequential(LinearToOne(width), nn.Sigmoid())
         self.update = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
         self.shift = nn.Sequential(
             nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), zero_linear(width, 1, bias=False)

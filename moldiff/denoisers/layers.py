@@ -151,9 +151,23 @@ class BondHead(nn.Module):
         return self.out(atom[:, :, None] + atom[:, None] + pair)
 
 
+class LinearToOne(nn.Linear):
+    """A linear map to one number that rounds a row alike wherever it stands in the batch.
+
+    A matrix library does not: its matrix-vector product treats the last rows unlike the others.
+    """
+
+    def __init__(self, width: int, bias: bool = True):
+        super().__init__(width, 1, bias=bias)
+
+    def forward(self, x: Float[Tensor, "... features"]) -> Float[Tensor, "... 1"]:
+        product = (x * self.weight[0]).sum(-1, keepdim=True)
+        return product if self.bias is None else product + self.bias
+
+
 def zero_linear(width_in: int, width_out: int, bias: bool = True) -> nn.Linear:
     """A linear map that starts at zero, so that a residual branch starts as the identity."""
-    layer = nn.Linear(width_in, width_out, bias=bias)
+    layer = LinearToOne(width_in, bias) if width_out == 1 else nn.Linear(width_in, width_out, bias=bias)
     nn.init.zeros_(layer.weight)
     if bias:
         nn.init.zeros_(layer.bias)

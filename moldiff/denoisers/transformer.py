@@ -74,8 +74,7 @@ class Transformer(nn.Module):
         bias = torch.where(inputs.mask, 0.0, -1e9)[:, None, None, :].to(x.dtype)
         for block in self.blocks:
             x, v, z = block(x, v, z, modulation, unit, radial, bias)
-        # not by a matrix library, which rounds a matrix-vector product by the row's place in the batch
-        pos = denoised(inputs, (self.norm_vector(v) * self.to_displacement.weight[0]).sum(-1))
+        pos = denoised(inputs, self.to_displacement(self.norm_vector(v))[..., 0])
         atom_logits = self.to_atom(self.norm(x))
         z = self.norm_pair(z)
         _, radial = self.distances(pos)

@@ -106,7 +106,7 @@ def sample_attempts(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Matrices this small gain nothing from a second thread, which may round differently; more cores: see workers."""
+    """Threads cut tensors into pieces, at whose ends torch rounds some functions (SiLU) otherwise; see workers instead."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -172,13 +172,15 @@ def _print_summary(summary: dict[str, Any], output: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{summary['model']} on {summary['device']}, {summary['evaluations']} evaluations a molecule")
+    table = Table()
     table.add_column("stage")
     table.add_column("molecules", justify="right")
     table.add_column("of sampled", justify="right")
     for stage, count in summary["funnel"].items():
         table.add_row(stage, f"{count}", f"{100 * count / max(1, summary['funnel']['sampled']):.1f} %")
     console = Console(stderr=True)
+    title = f"{summary['model']} on {summary['device']}, {summary['evaluations']} evaluations a molecule"
+    console.print(title, highlight=False)
     console.print(table)
     if summary["rejected"]:
         console.print("rejected: " + ", ".join(f"{k} {v}" for k, v in sorted(summary["rejected"].items())))

@@ -13,7 +13,7 @@ import torch
 
 from moldiff import attempts, chem, doctor, generation
 from moldiff.attempts import Request, RequestError, SizeDraw, sample_attempts
-from moldiff.config import Config, preset
+from moldiff.config import Config, NetworkConfig, preset
 from moldiff.generation import Generator, Record, Tally, Windows, choose_device, load
 from moldiff.model import DataInfo, Model
 from moldiff.samplers import Ancestral, KeyedRandomness, Sampler
@@ -80,6 +80,14 @@ class TestSameMolecules:
             assert torch.get_num_threads() == 2, "the caller's setting was changed"
         finally:
             torch.set_num_threads(before)
+
+    def test_the_baseline_network(self, full_size):
+        torch.manual_seed(0)
+        network = NetworkConfig("egnn", {"width": 64, "layers": 2})
+        model = Model(Config(network=network), full_size.data).eval().requires_grad_(False)
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+        assert raw(model, batch_size=1) == raw(model)
 
     def test_order_of_the_attempts(self, full_size, straight):
         swapped = sample_attempts(full_size, Request(1, seed=5, sampler=Sampler(steps=2)), [7, 2]).split()

@@ -17,7 +17,16 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch_geometric.utils import dense_to_sparse, scatter
 
-from moldiff.denoisers.layers import BondHead, NetworkInput, Sizes, atom_features, denoised, pair_features, zero_linear
+from moldiff.denoisers.layers import (
+    BondHead,
+    LinearToOne,
+    NetworkInput,
+    Sizes,
+    atom_features,
+    denoised,
+    pair_features,
+    zero_linear,
+)
 
 COORDINATE_RANGE = 15.0
 SUM_DIVISOR = 100.0
@@ -76,7 +85,7 @@ class EGNNLayer(nn.Module):
         super().__init__()
         inputs = 2 * width + 1 + edge_width
         self.message = nn.Sequential(nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.attention = nn.Sequential(LinearToOne(width), nn.Sigmoid())
+        self.attention = LinearToOne(width)
         self.update = nn.Sequential(nn.Linear(2 * width, width), nn.SiLU(), nn.Linear(width, width))
         self.shift = nn.Sequential(
             nn.Linear(inputs, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU(), zero_linear(width, 1, bias=False)
@@ -94,7 +103,8 @@ class EGNNLayer(nn.Module):
         squared = squared_distances(x, edges)
         edge = torch.cat([squared, known], -1)
         message = self.message(torch.cat([h[i], h[j], edge], -1))
-        received = scatter(self.attention(message) * message, i, dim_size=len(h)) / SUM_DIVISOR
+        gate = (1 + (self.attention(message) / 2).tanh()) / 2  # the logistic function, which torch rounds by position
+        received = scatter(gate * message, i, dim_size=len(h)) / SUM_DIVISOR
         h = h + self.update(torch.cat([h, received], -1))
         direction = difference / ((squared + 1e-8).sqrt() + 1)
         weight = COORDINATE_RANGE * self.shift(torch.cat([h[i], h[j], edge], -1)).tanh()

@@ -1,8 +1,12 @@
 """Work shared among processes, results in the order of the tasks. No process outlives its owner, however that ends."""
 
+import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
@@ -43,63 +47,50 @@ class Here:
 
 
 class Workers:
-    """``count`` processes; each calls ``prepare(*arguments)`` once, and the function that it returns on every task.
+    """A process pool of ``count``; each process calls ``prepare(*arguments)`` once, and what that returns on every task.
 
-    Each has a pipe of its own to the owner: a worker whose owner was killed reads the end of its pipe and leaves.
+    The owner alone holds one end of a pipe: when it closes that end, or dies, the workers end at once.
     """
 
     def __init__(self, count: int, prepare: Callable[..., Callable[..., Any]], *arguments: Any):
-        self.capacity = 2 * count  # one task in work and one waiting, for each
-        self.pipes: list[Connection] = []
-        self.processes = []
-        self.pending: deque[Connection] = deque()
-        self.submitted = 0
         context = get_context("spawn")
-        with _sigint_blocked():
-            for _ in range(count):
-                ours, theirs = context.Pipe()
-                process = context.Process(target=_serve, args=(theirs, prepare, arguments), daemon=True)
-                process.start()
-                theirs.close()
-                self.pipes.append(ours)
-                self.processes.append(process)
+        self.capacity = 2 * count  # one task in work and one waiting, for each
+        self.pending: deque[Future] = deque()
+        self.listener, self.lifeline = context.Pipe(duplex=False)
+        self.pool = ProcessPoolExecutor(count, context, _start, (self.listener, prepare, arguments))
 
     def __len__(self) -> int:
         """Tasks handed out whose results were not fetched yet."""
         return len(self.pending)
 
     def submit(self, *task: Any) -> None:
-        pipe = self.pipes[self.submitted % len(self.pipes)]
         try:
-            pipe.send(task)
-        except OSError as error:
+            with _sigint_blocked():
+                self.pending.append(self.pool.submit(_work, *task))
+        except BrokenProcessPool as error:
             raise _dead() from error
-        self.pending.append(pipe)
-        self.submitted += 1
 
     def result(self, idle: Callable[[], None]) -> Any:
         """The result of the oldest task, or its exception; calls ``idle`` now and then while it waits."""
-        pipe = self.pending.popleft()
-        try:
-            while not pipe.poll(HEARTBEAT):
+        future = self.pending.popleft()
+        while True:
+            try:
+                return future.result(HEARTBEAT)
+            except BrokenProcessPool as error:
+                raise _dead() from error
+            except TimeoutError:
+                if future.done():  # the task's own time-out
+                    raise
                 idle()
-            succeeded, value = pipe.recv()
-        except (EOFError, OSError) as error:
-            raise _dead() from error
-        if not succeeded:
-            raise value
-        return value
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop at once, whatever is unfinished."""
-        for process in self.processes:
-            process.terminate()
-        for process, pipe in zip(self.processes, self.pipes, strict=True):
-            process.join()
-            pipe.close()
+        self.lifeline.close()
+        self.pool.shutdown(cancel_futures=True)
+        self.listener.close()
 
 
 def _dead() -> WorkerError:
@@ -120,17 +111,27 @@ def _sigint_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _serve(pipe: Connection, prepare: Callable[..., Callable[..., Any]], arguments: tuple) -> None:
-    """What a worker does until its owner hangs up."""
-    work = None
+_prepared: list[Callable[[], Callable[..., Any]]] = []  # in a worker process: what makes its work
+
+
+def _start(listener: Connection, prepare: Callable[..., Callable[..., Any]], arguments: tuple) -> None:
+    threading.Thread(target=_end_with_owner, args=(listener,), daemon=True).start()
+    work: list[Callable[..., Any]] = []
+
+    def once() -> Callable[..., Any]:
+        if not work:
+            work.append(prepare(*arguments))
+        return work[0]
+
+    _prepared.append(once)  # at the first task, so that its failure reaches the owner as that task's exception
+
+
+def _end_with_owner(listener: Connection) -> None:
     try:
-        while True:
-            task = pipe.recv()
-            try:
-                work = work or prepare(*arguments)
-                answer = True, work(*task)
-            except Exception as error:
-                answer = False, error
-            pipe.send(answer)
+        listener.recv()
     except (EOFError, OSError):
-        return
+        os._exit(0)
+
+
+def _work(*task: Any) -> Any:
+    return _prepared[0]()(*task)

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from multiprocessing import active_children
 
 import pytest
 
@@ -42,14 +43,21 @@ def test_results_come_in_order_and_errors_where_they_arose():
         assert crew.result(idle) == "x0.1"
         crew.submit(600.0)  # is not waited for in the end
         crew.submit(600.0)
-        os.kill(crew.processes[1].pid, signal.SIGKILL)
-        crew.pending.popleft()
+        os.kill(active_children()[0].pid, signal.SIGKILL)
         with pytest.raises(WorkerError, match="fewer --workers"):
             crew.result(idle)
-        crew.processes[1].join()
         with pytest.raises(WorkerError):
-            [crew.submit(0.0) for _ in range(9)]
-    assert not any(process.is_alive() for process in crew.processes)
+            crew.submit(0.0)
+
+
+def test_unfinished_work_is_not_waited_for():
+    with Workers(2, Waiting, "x") as crew:
+        crew.submit(0.0)
+        crew.submit(600.0)
+        crew.submit(600.0)
+        assert crew.result(idle) == "x0.0"
+        assert active_children()
+    assert not active_children()
 
 
 def test_a_worker_that_cannot_start_says_why():

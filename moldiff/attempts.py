@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from moldiff.errors import MoldiffError
+from moldiff.errors import RequestError
 from moldiff.model import DataInfo, Model
 from moldiff.molecule import Molecules, Prediction
 from moldiff.samplers import KeyedRandomness, Sampler, sample
@@ -21,10 +21,6 @@ from moldiff.schedules import NoiseLevel
 # Molecules in one batch, by kind of device. A CPU is at its best from 8 molecules of a size; a GPU wants many.
 BATCH = {"cpu": 64, "cuda": 512, "mps": 256}
 Tick = Callable[[float], None]  # told of work done, in molecules, since it was last called
-
-
-class RequestError(MoldiffError):
-    """A request that cannot be met; the message names the option, the value and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -166,18 +162,3 @@ def blank(count: int, atoms: int, device: torch.device | str) -> Molecules:
     mask = torch.ones(count, atoms, dtype=torch.bool, device=device)
     pos = torch.zeros(count, atoms, 3, device=device)
     return Molecules(mask, pos, zeros, zeros[:, :, None].expand(-1, -1, atoms).clone())
-
-
-def choose_device(device: str) -> str:
-    """Resolve ``auto`` and refuse a device that is not there: never a silent fall-back to the CPU."""
-    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if device == "auto":
-        return next(d for d in ("cuda", "mps", "cpu") if there[d])
-    kind, _, number = device.partition(":")
-    if kind not in there or not (number.isdigit() or device == kind):
-        raise RequestError(f"--device {device}: choose auto, cpu, cuda or mps (one of several GPUs: cuda:1)")
-    if not there[kind]:
-        raise RequestError(f"--device {device}: not on this machine, or torch is built without it; use cpu")
-    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-        raise RequestError(f"--device {device}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
-    return device

@@ -219,7 +219,7 @@ def _range(text: str | None) -> tuple[int, int] | None:
 
 
 def _positive(text: str, option: str, remedy: str) -> int:
-    from moldiff.attempts import RequestError
+    from moldiff.errors import RequestError
 
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise RequestError(f"{option}: expected a positive whole number {remedy}")
@@ -236,8 +236,8 @@ def prepare(
 ) -> None:
     """Build a training set and report what was read, kept and dropped, and why."""
     with one_line_errors():
-        from moldiff.attempts import RequestError
         from moldiff.datasets.qm9 import prepare_qm9
+        from moldiff.errors import RequestError
 
         if source != "qm9":
             raise RequestError(f"data set {source!r}: this version prepares qm9")
@@ -270,16 +270,18 @@ def train(
     config: Annotated[Path | None, typer.Option(help="A TOML file instead of a preset.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", help="Override, e.g. train.lr=1e-3; repeatable.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the run's checkpoint.")] = False,
+    init_from: Annotated[str | None, typer.Option(help="Start from these weights: a shipped name or a file.")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Save and stop after this long.")] = None,
     device: Device = "auto",
 ) -> None:
     """Train a model. Ctrl-C saves first; --resume continues bit for bit. Under torchrun, all processes take part."""
     with one_line_errors():
-        from moldiff.attempts import choose_device
         from moldiff.config import preset as named
         from moldiff.config import read_config
         from moldiff.datasets.prepared import read_meta
+        from moldiff.model import choose_device
         from moldiff.training import train as run
+        from moldiff.weights import find_weights
 
         settings = (read_config(config) if config else named(preset)).override(set_ or [])
         device = choose_device(device)
@@ -290,7 +292,17 @@ def train(
         started, last = time.monotonic(), {"step": steps}
         with _training_progress(steps) as report:
             show = lambda row: (last.update(row), report(row))  # noqa: E731
-            weights = run(data, output, settings, resume=resume, device=device, max_seconds=seconds, progress=show)
+            start = None if init_from is None else find_weights(init_from)
+            weights = run(
+                data,
+                output,
+                settings,
+                resume=resume,
+                init_from=start,
+                device=device,
+                max_seconds=seconds,
+                progress=show,
+            )
         if last["step"] < steps:
             in_time = seconds is None or time.monotonic() - started < seconds
             text = f"stopped at step {last['step']} of {steps}; --resume goes on from there"
@@ -320,7 +332,8 @@ def info(
 ) -> None:
     """Print what a model knows: vocabulary, sizes, properties and units, training data, configuration, figures."""
     with one_line_errors():
-        from moldiff.generation import load, shipped_models
+        from moldiff.generation import load
+        from moldiff.weights import shipped_models
 
         generator = load(model, "cpu")
         facts = generator.facts()

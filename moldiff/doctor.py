@@ -7,9 +7,10 @@ import torch
 
 from moldiff import __version__, chem
 from moldiff.attempts import Request
-from moldiff.generation import ALIASES, Generator, Record, choose_device, load, shipped_models
-from moldiff.model import ModelFileError
+from moldiff.generation import Generator, Record, load
+from moldiff.model import ModelFileError, choose_device
 from moldiff.samplers import Sampler
+from moldiff.weights import ALIASES, shipped_models
 
 GOLDEN = {"n": 4, "seed": 2026, "steps": 20}  # remade by `moldiff doctor`, stored in the weights when they are shipped
 

@@ -5,3 +5,7 @@ class MoldiffError(ValueError):
     """Shown by the command line as one line, without a traceback."""
 
     exit_code = 2
+
+
+class RequestError(MoldiffError):
+    """A request that cannot be met; the message names the option, the value and the remedy."""

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from moldiff import chem
-from moldiff.attempts import Request, RequestError, Tick, choose_device, sample_attempts
-from moldiff.model import Model
+from moldiff.attempts import Request, Tick, sample_attempts
+from moldiff.model import Model, choose_device
 from moldiff.molecule import Molecules
 from moldiff.samplers import Sampler
+from moldiff.weights import find_weights
 from moldiff.workers import Here, Workers
 
 if TYPE_CHECKING:
@@ -266,16 +267,6 @@ class Windows:
         return int(done / passed * (self.request.time_limit - passed)) - under_way
 
 
-ALIASES = {"qm9": "qm9-tiny"}  # the best set shipped for each kind of data
-
-
-def shipped_models() -> dict[str, Path]:
-    """Names of the weights inside the package, aliases included."""
-    folder = Path(__file__).parent / "weights"
-    found = {p.stem: p for p in sorted(folder.glob("*.safetensors"))}
-    return found | {alias: found[name] for alias, name in ALIASES.items() if name in found}
-
-
 def load(model: str | Path = "qm9", device: str = "auto") -> Generator:
     """A generator from the name of shipped weights or from a file.
 
@@ -283,12 +274,7 @@ def load(model: str | Path = "qm9", device: str = "auto") -> Generator:
         RequestError: no such model, or no such device.
         ModelFileError: the file cannot be used.
     """
-    shipped = shipped_models()
-    name = str(model)
-    path = shipped.get(name, Path(model))
-    if name not in shipped and not path.is_file():
-        there = f"shipped are {', '.join(shipped)}" if shipped else "none is shipped with this version"
-        raise RequestError(f"--model {name}: neither a file nor a shipped model; {there}")
+    path = find_weights(model)
     device = choose_device(device)
     return Generator(Model.load(path, device), path.stem, path, device)
 

@@ -17,7 +17,7 @@ from moldiff.conditions import Conditions, Property
 from moldiff.config import Config
 from moldiff.denoisers import build_network
 from moldiff.denoisers.layers import NetworkInput, Sizes, condition_features, condition_width
-from moldiff.errors import MoldiffError
+from moldiff.errors import MoldiffError, RequestError
 from moldiff.files import write_atomically
 from moldiff.molecule import BOND_CLASSES, Molecules, Prediction
 from moldiff.processes import Categorical, Gaussian
@@ -250,6 +250,21 @@ class Model(nn.Module):
         return model.eval().to(device)
 
 
+def choose_device(device: str) -> str:
+    """Resolve ``auto`` and refuse a device that is not there: never a silent fall-back to the CPU."""
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if device == "auto":
+        return next(d for d in ("cuda", "mps", "cpu") if there[d])
+    kind, _, number = device.partition(":")
+    if kind not in there or not (number.isdigit() or device == kind):
+        raise RequestError(f"--device {device}: choose auto, cpu, cuda or mps (one of several GPUs: cuda:1)")
+    if not there[kind]:
+        raise RequestError(f"--device {device}: not on this machine, or torch is built without it; use cpu")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise RequestError(f"--device {device}: this machine has {torch.cuda.device_count()} GPUs, counted from 0")
+    return device
+
+
 def tensor_hash(tensors: dict[str, Tensor]) -> str:
     """sha256 over names, shapes, types and bytes, in name order."""
     digest = hashlib.sha256()
@@ -282,8 +297,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file")
     with open(path, "rb") as file:
-        start = file.read(4)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+        start = file.read(9)
+    is_json = start[8:] == b"{"  # after the header's length, whose bytes may look like the start of anything
+    if not is_json and (start[:2] == b"PK" or start[:1] == b"\x80"):
         raise ModelFileError(
             f"{path}: a pickle or zip archive, which may run code when opened; refused. Use safetensors"
         )

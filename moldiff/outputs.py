@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from moldiff import chem
-from moldiff.attempts import RequestError
+from moldiff.errors import RequestError
 from moldiff.files import write_atomically
 from moldiff.generation import Record, Reject, Tally
 

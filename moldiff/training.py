@@ -88,6 +88,7 @@ def train(
     config: Config,
     *,
     resume: bool = False,
+    init_from: Path | None = None,
     device: torch.device | str = "cpu",
     max_seconds: float | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
@@ -95,7 +96,8 @@ def train(
     """Train on a prepared set and return the path of the averaged weights, ``run/weights.safetensors``.
 
     Writes ``config.json``, ``log.jsonl`` and (at least every ``checkpoint_seconds``) ``checkpoint-<step>/`` into ``run``.
-    SIGINT and SIGTERM save before they stop, and so does ``max_seconds``; ``resume`` continues from the checkpoint.
+    SIGINT and SIGTERM save before they stop, and so does ``max_seconds``; ``resume`` continues from the checkpoint;
+    ``init_from`` starts from the weights in a file, with fresh optimisers and a fresh schedule.
 
     Raises:
         TrainingError: the run exists already (and ``resume`` is off), does not fit the data or configuration, or the loss
@@ -106,7 +108,9 @@ def train(
     meta = read_meta(data)
     info = DataInfo.from_meta(meta)
     torch.manual_seed(config.train.seed)  # initial weights only
-    model = Model(config, info, info={"samples": 0}).to(device)
+    model = Model(config, info).to(device)
+    if init_from is not None and not resume:
+        _start_from(model, Model.load(init_from), init_from)
     state = State.begin(model)
     if resume:
         _load_checkpoint(run, state, config, info)
@@ -314,6 +318,18 @@ def _load_checkpoint(run: Path, state: State, config: Config, data: DataInfo) ->
         optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
     for key in ("step", "samples", "seconds", "cpu_seconds"):
         setattr(state, key, header[key])
+
+
+def _start_from(model: Model, source: Model, path: Path) -> None:
+    """Take over the weights of a model with the same network and the same meaning of its numbers."""
+    for what, ours, theirs in (
+        ("network", model.config.network, source.config.network),
+        ("vocabulary", model.data.vocabulary, source.data.vocabulary),
+        ("properties", *([p.name for p in m.data.properties] for m in (model, source))),
+    ):
+        if ours != theirs:
+            raise TrainingError(f"{path}: its {what} is {theirs}, here {ours}; choose weights or a preset that fit")
+    model.network.load_state_dict(source.network.state_dict())
 
 
 def _check_same(old: dict[str, Any], new: dict[str, Any], path: Path) -> None:

@@ -33,11 +33,12 @@ from moldiff.attempts import Request, blank, sample_attempts
 from moldiff.cli import app
 from moldiff.config import PRESETS, preset
 from moldiff.datasets.prepared import read_meta
-from moldiff.generation import WINDOW, load, shipped_models
+from moldiff.generation import WINDOW, load
 from moldiff.model import DataInfo, Model
 from moldiff.molecule import Molecules, Prediction
 from moldiff.samplers import Sampler
 from moldiff.schedules import NoiseLevel
+from moldiff.weights import shipped_models
 
 SAMPLE = Path(__file__).parents[1] / "data" / "qm9_sample"
 ATOMS = (9, 18, 27, 44)  # 18: the mean of QM9; 44: that of drugs with hydrogens

@@ -40,7 +40,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="weights written by `moldiff train`")
     parser.add_argument("name", help="name of the shipped set, the preset's")
-    parser.add_argument("--figures", nargs="*", default=[], help="EVALUATIONS=FILE written by `moldiff evaluate --json`")
+    parser.add_argument(
+        "--figures", nargs="*", default=[], help="EVALUATIONS=FILE written by `moldiff evaluate --json`"
+    )
     arguments = parser.parse_args()
     model = Model.load(arguments.source)
     generator = Generator(model, arguments.name, arguments.source)

@@ -13,7 +13,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports from rows above its own, and within its row as long as there is no circle.
 ORDER = [
-    {"errors", "config", "molecule", "schedules", "files", "checkpoints", "citations", "workers"},
+    {"errors", "config", "molecule", "schedules", "files", "checkpoints", "weights", "citations", "workers"},
     {"conditions", "processes", "chem", "tasks"},
     {"denoisers", "datasets", "metrics", "samplers", "guidance"},
     {"autoencoder", "report"},

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from moldiff import attempts, chem, doctor, generation
-from moldiff.attempts import Request, RequestError, SizeDraw, sample_attempts
+from moldiff.attempts import Request, SizeDraw, sample_attempts
 from moldiff.config import Config, NetworkConfig, preset
-from moldiff.generation import Generator, Record, Tally, Windows, choose_device, load
-from moldiff.model import DataInfo, Model
+from moldiff.errors import RequestError
+from moldiff.generation import Generator, Record, Tally, Windows, load
+from moldiff.model import DataInfo, Model, choose_device
 from moldiff.samplers import Ancestral, KeyedRandomness, Sampler
 
 FAST = Sampler(steps=4)

@@ -161,3 +161,15 @@ class TestFile:
 def test_data_info_from_meta(info):
     meta = json.loads(json.dumps(dataclasses.asdict(info))) | {"sha256": {"train": info.sha256}, "molecules": 7}
     assert DataInfo.from_meta(meta) == info
+
+
+def test_a_header_length_that_looks_like_a_pickle_is_read(model, tmp_path):
+    """The file begins with its header's length; the first byte is 0x80, as a pickle's, for one file in 32."""
+    path = tmp_path / "weights.safetensors"
+    for filling in range(0, 4096, 8):
+        model.info = {"filling": "x" * filling}
+        model.save(path)
+        if path.read_bytes()[0] == 0x80:
+            break
+    assert path.read_bytes()[0] == 0x80
+    assert Model.load(path).info == model.info

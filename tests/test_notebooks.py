@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moldiff.generation import shipped_models
+from moldiff.weights import shipped_models
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 

@@ -13,7 +13,7 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from moldiff import chem, outputs
-from moldiff.attempts import RequestError
+from moldiff.errors import RequestError
 from moldiff.generation import Record, Reject, Tally
 from moldiff.outputs import COLUMNS, Output, StandardOutput, is_complete
 

@@ -12,7 +12,8 @@ import typer
 
 from moldiff.cli import app
 from moldiff.config import PRESETS
-from moldiff.generation import Record, shipped_models
+from moldiff.generation import Record
+from moldiff.weights import shipped_models
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "data/README.md", "moldiff/weights/README.md", "CHANGELOG.md")

@@ -241,3 +241,13 @@ sys.exit(result.exit_code)
     done = subprocess.run([sys.executable, "-c", script, *arguments], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "run" / "weights.safetensors").is_file()
+
+
+def test_training_starts_from_given_weights(tmp_path):
+    first = train(DATA, tmp_path / "first", CONFIG)
+    none = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=1, lr=0.0))
+    copied = Model.load(train(DATA, tmp_path / "second", none, init_from=first))
+    assert copied.sha256 == Model.load(first).sha256
+    other = dataclasses.replace(CONFIG, network=NetworkConfig("transformer", {**SMALL.options, "layers": 1}))
+    with pytest.raises(TrainingError, match=r"weights\.safetensors: its network is .*choose weights or a preset"):
+        train(DATA, tmp_path / "third", other, init_from=first)

@@ -1,0 +1,23 @@
+"""The weights that ship with the package, by name."""
+
+from pathlib import Path
+
+from moldiff.errors import RequestError
+
+ALIASES = {"qm9": "qm9-tiny"}  # the best set shipped for each kind of data
+
+
+def shipped_models() -> dict[str, Path]:
+    """Names of the weights inside the package, aliases included."""
+    found = {p.stem: p for p in sorted(Path(__file__).parent.glob("*.safetensors"))}
+    return found | {alias: found[name] for alias, name in ALIASES.items() if name in found}
+
+
+def find_weights(model: str | Path) -> Path:
+    """The file of a shipped model's name, or the file itself. Raises RequestError if there is neither."""
+    shipped = shipped_models()
+    path = shipped.get(str(model), Path(model))
+    if not path.is_file():
+        there = f"shipped are {', '.join(shipped)}" if shipped else "none is shipped with this version"
+        raise RequestError(f"--model {model}: neither a file nor a shipped model; {there}")
+    return path

@@ -223,7 +223,8 @@ class Model(nn.Module):
             "sha256": tensor_hash(tensors),
         }
         text = json.dumps(header)
-        metadata = {"moldiff": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        # one key, hash first: safetensors writes several in random order, and equal models should be equal files
+        metadata = {"moldiff": f"{hashlib.sha256(text.encode()).hexdigest()} {text}"}
         with write_atomically(path) as temporary:
             # save_file would deny other users of the machine to read it
             temporary.write_bytes(save(tensors, metadata=metadata))
@@ -311,8 +312,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ModelFileError(f"{path}: not a complete safetensors file ({error}); get it again") from error
     if "moldiff" not in metadata:
         raise ModelFileError(f"{path}: safetensors, but not written by moldiff (no moldiff metadata)")
-    text = metadata["moldiff"]
-    if metadata.get("sha256", "") not in ("", hashlib.sha256(text.encode()).hexdigest()):
+    expected, _, text = metadata["moldiff"].partition(" ")
+    if expected != hashlib.sha256(text.encode()).hexdigest():
         raise ModelFileError(f"{path}: its header does not match its hash, the file is damaged; get it again")
     header = json.loads(text)
     if header["format"] != FORMAT:

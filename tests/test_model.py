@@ -1,6 +1,7 @@
 """The model: preconditioning with a known answer, losses, the weights file and all the ways it can be wrong."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import stat
@@ -153,7 +154,9 @@ class TestFile:
             Model.load(path)
 
     def test_other_format(self, weights):
-        save_file(load_file(weights), weights, metadata={"moldiff": json.dumps({"format": 99})})
+        text = json.dumps({"format": 99})
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        save_file(load_file(weights), weights, metadata={"moldiff": f"{digest} {text}"})
         with pytest.raises(ModelFileError, match=r"format 99.*update moldiff"):
             Model.load(weights)
 
@@ -173,3 +176,11 @@ def test_a_header_length_that_looks_like_a_pickle_is_read(model, tmp_path):
             break
     assert path.read_bytes()[0] == 0x80
     assert Model.load(path).info == model.info
+
+
+def test_equal_models_are_equal_files(model, tmp_path):
+    contents = set()
+    for k in range(8):
+        model.save(tmp_path / f"{k}.safetensors")
+        contents.add((tmp_path / f"{k}.safetensors").read_bytes())
+    assert len(contents) == 1

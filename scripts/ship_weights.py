@@ -46,6 +46,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model = Model.load(arguments.source)
     generator = Generator(model, arguments.name, arguments.source)
+    model.info = {k: v for k, v in model.info.items() if k != "figures"}
     model.info |= {"golden": golden_sample(generator), "golden_request": GOLDEN}
     if arguments.figures:
         model.info["figures"] = [figures(text) for text in arguments.figures]

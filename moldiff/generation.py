@@ -188,7 +188,8 @@ class Generator:
             "data sha256": data.sha256,
             "coordinate std": f"{data.coordinate_std:.4f} Å",
             "network": {config.network.kind: config.network.options},
-            "training": self.model.info,
+            "training": {k: self.model.info[k] for k in ("steps", "samples", "cpu_seconds") if k in self.model.info},
+            "measured": self.model.info.get("figures", []),  # of all sampled molecules; rules in the model card
         }
 
     def _raw(

@@ -27,14 +27,14 @@ def latest_checkpoint(run: Path) -> Path | None:
 def write_checkpoint(run: Path, step: int, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
     """Write ``run/checkpoint-<step>`` and then remove older ones; a crash at any moment leaves a complete one."""
     final = run / f"checkpoint-{step:09d}"
+    if final.exists():  # stopping right after a save
+        return
     unfinished = run / f".{final.name}.tmp"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     for k, part in enumerate(_parts(tensors)):
         _write(unfinished / f"part-{k:03d}.safetensors", save(part))
     _write(unfinished / "header.json", json.dumps(header).encode())
-    if final.exists():  # the same step again: stopping right after a save
-        shutil.rmtree(final)
     os.replace(unfinished, final)
     for old in run.glob("checkpoint-*"):
         if old != final:

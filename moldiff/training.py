@@ -123,8 +123,7 @@ def train(
         with write_atomically(run / "config.json") as temporary:
             temporary.write_text(json.dumps(config.to_dict(), indent=1))
     batches = Batches(read_split(data, "train"), len(info.properties), device)
-    valid = Batches(read_split(data, "valid"), len(info.properties), device)
-    loop = Loop(state, config.train, batches, valid, run, rank, world, progress)
+    loop = Loop(state, config.train, batches, run, rank, world, progress)
     loop.go(max_seconds)
     if rank == 0:
         state.model.info = {"samples": state.samples, "steps": state.step, "cpu_seconds": round(state.cpu_seconds)}
@@ -133,8 +132,8 @@ def train(
 
 
 class Loop:
-    def __init__(self, state, config: TrainConfig, batches, valid, run: Path, rank: int, world: int, progress):
-        self.state, self.config, self.batches, self.valid = state, config, batches, valid
+    def __init__(self, state, config: TrainConfig, batches: Batches, run: Path, rank: int, world: int, progress):
+        self.state, self.config, self.batches = state, config, batches
         self.run, self.rank, self.world, self.progress = run, rank, world, progress
         self.gamma = ema_exponent(config.ema)
         self.stop = False
@@ -272,18 +271,6 @@ def keyed_generator(*key: int, device: torch.device | str = "cpu") -> torch.Gene
     seed = np.random.SeedSequence(key).generate_state(2, np.uint64)[0]
     on_gpu = torch.device(device).type == "cuda"
     return torch.Generator(device if on_gpu else "cpu").manual_seed(int(seed >> 1))
-
-
-def validation_loss(model: Model, batches: Batches, batch: int = 128, count: int = 16) -> dict[str, float]:
-    """Mean losses over the same molecules, σ and noise at every call, unconditional."""
-    sums: dict[str, float] = {}
-    with torch.no_grad():
-        for k in range(count):
-            molecules, properties = batches.draw(batch, keyed_generator(1, k))
-            conditions = Conditions.none(len(molecules), properties.shape[1], molecules.device)
-            for name, value in model.loss(molecules, conditions, keyed_generator(2, k)).items():
-                sums[name] = sums.get(name, 0.0) + float(value) / count
-    return sums
 
 
 def save_checkpoint(run: Path, state: State) -> None:

@@ -25,7 +25,7 @@ KEY_FIGURES = (
 
 
 def figures(text: str) -> dict[str, object]:
-    """One row for ``moldiff info``: evaluations, molecules, and ``value (n)`` of each key figure that was computed."""
+    """One row for ``moldiff info``: evaluations, molecules sampled, and the key figures that were computed."""
     evaluations, _, file = text.partition("=")
     report = json.loads(Path(file).read_text())
     row: dict[str, object] = {"evaluations": int(evaluations), "sampled": report["records"]}

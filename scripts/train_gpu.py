@@ -38,7 +38,7 @@ def probe(data: Path, config: Config, device: str, batches: list[int], seconds: 
         if compiled:
             model.network.compile(dynamic=True)
         with TemporaryDirectory() as folder:
-            loop = Loop(State.begin(model), settings.train, resident, resident, Path(folder), 0, 1, None)
+            loop = Loop(State.begin(model), settings.train, resident, Path(folder), 0, 1, None)
             first = _timed(loop, device, steps=3)[1]
             seen, took = _timed(loop, device, seconds=seconds)
         peak = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device == "cuda" else ""

@@ -85,6 +85,14 @@ class DistanceFeatures(nn.Module):
         features = torch.exp(-self.beta * (torch.exp(-distance) - self.centre) ** 2)
         return difference / (distance + 0.1), torch.cat([features, distance.log()], -1)
 
+    def of_input(
+        self, x: NetworkInput
+    ) -> tuple[Float[Tensor, "b n n 3"], Float[Tensor, "b n n r"], Float[Tensor, "b n n r"]]:
+        """Directions and features of the noisy positions, and features of the previous estimate (zero without one)."""
+        unit, radial = self(x.pos)
+        _, previous = self(x.previous_pos)
+        return unit, radial, previous * x.previous[:, None, None]
+
 
 class VectorNorm(nn.Module):
     """Divide by the root mean square over space and channels; learned scale per channel, no bias (equivariance)."""

@@ -77,9 +77,7 @@ class TensorProductNetwork(nn.Module):
 
     def edge_features(self, inputs: NetworkInput) -> tuple[Float[Tensor, "edges sh"], Float[Tensor, "edges features"]]:
         """Spherical harmonics of r/(d + 0.1), which fade smoothly where atoms coincide, and scalars of every edge."""
-        unit, radial = self.distances(inputs.pos)
-        _, radial_previous = self.distances(inputs.previous_pos)
-        radial_previous = radial_previous * inputs.previous[:, None, None]
+        unit, radial, radial_previous = self.distances.of_input(inputs)
         scalars = torch.cat([radial, radial_previous, pair_features(inputs, self.sizes.orders)], -1)
         unit = unit[inputs.pair_mask]
         harmonics = o3.spherical_harmonics(self.harmonics, unit, normalize=False, normalization="component")

@@ -18,8 +18,10 @@ from moldiff.denoisers.layers import (
     NetworkInput,
     Sizes,
     VectorNorm,
+    atom_features,
     denoised,
     on_enough_rows,
+    pair_features,
     zero_linear,
 )
 
@@ -82,17 +84,10 @@ class Transformer(nn.Module):
         return pos, atom_logits, bond_logits
 
     def embed(self, inputs: NetworkInput) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        dtype = inputs.pos.dtype
-        atom = F.one_hot(inputs.atom.long(), self.sizes.tokens).to(dtype)
-        bond = F.one_hot(inputs.bond.long(), self.sizes.orders).to(dtype)
-        x = self.embed_atom(torch.cat([atom, inputs.previous_atom, inputs.flags], -1))
+        x = self.embed_atom(atom_features(inputs, self.sizes.tokens))
         v = self.embed_vector(torch.stack([inputs.pos, inputs.previous_pos], -1))
-        unit, radial = self.distances(inputs.pos)
-        _, radial_previous = self.distances(inputs.previous_pos)
-        radial_previous = radial_previous * inputs.previous[:, None, None]
-        z = self.embed_pair(
-            torch.cat([bond, inputs.previous_bond, inputs.bond_flag[..., None], radial, radial_previous], -1)
-        )
+        unit, radial, radial_previous = self.distances.of_input(inputs)
+        z = self.embed_pair(torch.cat([pair_features(inputs, self.sizes.orders), radial, radial_previous], -1))
         return x, v, z, unit, radial
 
 

@@ -15,7 +15,7 @@ import torch
 from moldiff.errors import RequestError
 from moldiff.model import DataInfo, Model
 from moldiff.molecule import Molecules, Prediction
-from moldiff.samplers import KeyedRandomness, Sampler, sample
+from moldiff.samplers import QUALITIES, KeyedRandomness, Sampler, sample
 from moldiff.schedules import NoiseLevel
 
 # Molecules in one batch, by kind of device. A CPU is at its best from 8 molecules of a size; a GPU wants many.
@@ -56,6 +56,20 @@ class Request:
     @property
     def attempts(self) -> int:
         return self.max_attempts or 10 * self.n + 100
+
+
+def choose_sampler(quality: str | None, steps: int | None) -> Sampler:
+    """A named quality, or the default sampler with another number of steps; neither: the default.
+
+    Raises RequestError for both at once and for an unknown name.
+    """
+    if quality is None:
+        return Sampler() if steps is None else Sampler(steps)
+    if quality not in QUALITIES:
+        raise RequestError(f"--quality {quality}: there are {', '.join(QUALITIES)}")
+    if steps is not None:
+        raise RequestError(f"--quality {quality} --steps {steps}: a quality sets the steps; give one of the two")
+    return QUALITIES[quality]
 
 
 class SizeDraw:

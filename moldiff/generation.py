@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from moldiff import chem
-from moldiff.attempts import Request, Tick, sample_attempts
+from moldiff.attempts import Request, Tick, choose_sampler, sample_attempts
 from moldiff.model import Model, choose_device
 from moldiff.molecule import Molecules
-from moldiff.samplers import Sampler
 from moldiff.weights import find_weights
 from moldiff.workers import Here, Workers
 
@@ -104,6 +103,7 @@ class Generator:
         n: int,
         *,
         seed: int = 0,
+        quality: str | None = None,
         steps: int | None = None,
         heavy_atoms: int | tuple[int, int] | None = None,
         rejects: bool = False,
@@ -113,6 +113,7 @@ class Generator:
     ) -> Iterator[Record | Reject]:
         """Yield ``n`` accepted molecules in the order of their attempts, fewer if attempts or time run out.
 
+        ``quality``: fast, balanced (the default) or best, or else ``steps``, network evaluations per molecule;
         ``heavy_atoms``: a number or an inclusive range; ``rejects``: yield the rejected ones too. Further options are
         fields of :class:`Request`: ``sampler``, ``unique``, ``max_attempts``, ``time_limit`` (s). Neither ``workers``
         (processes; a script that asks for some must keep its own work under ``if __name__ == "__main__"``) nor
@@ -123,8 +124,8 @@ class Generator:
         Raises:
             RequestError: at once, if the model cannot do this.
         """
-        if steps is not None:
-            options["sampler"] = replace(options.get("sampler", Sampler()), steps=steps)
+        if quality is not None or steps is not None:
+            options["sampler"] = choose_sampler(quality, steps)
         sizes = (heavy_atoms, heavy_atoms) if isinstance(heavy_atoms, int) else heavy_atoms
         request = Request(n=n, seed=seed, heavy_atoms=sizes, **options)
         request.check(self.model)

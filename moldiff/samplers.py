@@ -84,13 +84,15 @@ class Run:
     process: dict[str, Gaussian | Categorical]
     free: NoiseLevel  # 1 where a field is to be generated, 0 where it is known
     random: Randomness
+    self_condition_below: float  # σ
     previous: Prediction | None = None
     memory: dict[str, Tensor | float] = field(default_factory=dict)  # for multistep rules
     evaluations: int = 0  # per molecule
 
     def denoise(self, state: Molecules, sigma: float) -> Prediction:
         self.evaluations += 1
-        self.previous = self.denoiser(state, self.free.scaled(sigma), self.previous)
+        seen = self.previous if sigma < self.self_condition_below else None
+        self.previous = self.denoiser(state, self.free.scaled(sigma), seen)
         return self.previous
 
     def start(self, template: Molecules, sigma: float) -> Molecules:
@@ -114,16 +116,15 @@ class Run:
         )
 
     def move_tokens(
-        self, state: Molecules, x0: Prediction, sigma: float, sigma_next: float, temperature: float,
-        kernel: str = "step",
-    ) -> Molecules:  # fmt: skip
+        self, state: Molecules, x0: Prediction, sigma: float, sigma_next: float, kernel: str = "step"
+    ) -> Molecules:
         """Redraw atoms and bonds towards the predicted endpoint; ``kernel``: step or posterior (see Categorical)."""
         now, then = self.free.scaled(sigma), self.free.scaled(sigma_next)
         atom, bond = self.random.uniform()
         of = {name: getattr(self.process[name], kernel) for name in ("atom", "bond")}
         return state.replace(
-            atom=of["atom"](state.atom, (x0.atom_logits / temperature).softmax(-1), now.atom, then.atom, atom),
-            bond=of["bond"](state.bond, (x0.bond_logits / temperature).softmax(-1), now.bond, then.bond, bond),
+            atom=of["atom"](state.atom, x0.atom_logits.softmax(-1), now.atom, then.atom, atom),
+            bond=of["bond"](state.bond, x0.bond_logits.softmax(-1), now.bond, then.bond, bond),
         )
 
     def move_positions(self, state: Molecules, pos: Tensor) -> Molecules:
@@ -142,27 +143,48 @@ class StepRule(Protocol):
 
 @dataclass(frozen=True)
 class ChurnedEuler:
-    """Raise the noise by a factor 1 + churn inside a window of σ, then one Euler step (Karras et al., algorithm 2).
+    """Inside a window of σ raise the noise by a factor 1 + churn; then one Euler step (Karras et al. 2022, algorithm 2).
 
-    With churn 0 this is DDIM. The noise that is added and removed again corrects earlier errors. As the factor does not
-    depend on the number of steps, neither does the bias of a step that long: normal data come out with 0.88 of their
-    spread at churn 0.8, and 0.93 at 0.4. That sharpens, like a low temperature, and costs diversity.
+    With churn 0 this is DDIM. The noise that is added and removed again corrects earlier errors, but makes every step
+    in the window a long one however many there are: normal data whose spread lies in it come out contracted, and tokens
+    are redrawn many at once, without knowing of each other. So the window ends where shape and graph are being settled.
     """
 
     evaluations: ClassVar[int] = 1
-    churn: float = 0.8
+    churn: float = 0.5
     low: float = 0.03
-    high: float = 3.0
-    temperature: float = 0.9  # of the token draws
+    high: float = 0.25
 
     def __call__(self, run: Run, state: Molecules, sigma: float, sigma_next: float) -> Molecules:
-        sigma_up = sigma
-        if self.churn > 0 and self.low < sigma < self.high:
-            sigma_up = sigma * (1 + self.churn)
+        churned = self.churn > 0 and self.low < sigma <= self.high
+        sigma_up = sigma * (1 + self.churn) if churned else sigma
+        if churned:
             state = run.raise_noise(state, sigma, sigma_up)
         x0 = run.denoise(state, sigma_up)
-        pos = run.process["pos"].step(state.pos, x0.pos, sigma_next / sigma_up)
-        return run.move_positions(run.move_tokens(state, x0, sigma_up, sigma_next, self.temperature), pos)
+        endpoint = x0.pos if churned else self.endpoint(run, x0.pos, sigma, sigma_next)
+        pos = run.process["pos"].step(state.pos, endpoint, sigma_next / sigma_up)
+        return run.move_positions(run.move_tokens(state, x0, sigma_up, sigma_next), pos)
+
+    def endpoint(self, run: Run, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
+        """Where the step of an unchurned level aims at."""
+        return x0
+
+
+@dataclass(frozen=True)
+class DPMSolver(ChurnedEuler):
+    """DPM-Solver++ (2M) on positions, in λ = -ln σ (Lu et al. 2022, arXiv 2211.01095, algorithm 2), churned in the window.
+
+    Churned steps stay of first order: the estimate before them belongs to other noise.
+    """
+
+    def endpoint(self, run: Run, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
+        h = float(np.log(sigma / sigma_next))
+        before = run.memory if run.memory.get("sigma_next") == sigma else None  # else churned steps lie between
+        run.memory = {"x0": x0, "h": h, "sigma_next": sigma_next}
+        if before is None:
+            return x0
+        weight = h / (2 * before["h"])
+        return (1 + weight) * x0 - weight * before["x0"]
 
 
 @dataclass(frozen=True)
@@ -170,33 +192,14 @@ class Heun:
     """Second order by averaging the slopes at both ends; two evaluations a step (Karras et al. 2022, algorithm 1)."""
 
     evaluations: ClassVar[int] = 2
-    temperature: float = 1.0
 
     def __call__(self, run: Run, state: Molecules, sigma: float, sigma_next: float) -> Molecules:
         x0 = run.denoise(state, sigma)
         slope = (state.pos - x0.pos) / sigma
-        moved = run.move_tokens(state, x0, sigma, sigma_next, self.temperature)
+        moved = run.move_tokens(state, x0, sigma, sigma_next)
         moved = run.move_positions(moved, state.pos + (sigma_next - sigma) * slope)
         slope_next = (moved.pos - run.denoise(moved, sigma_next).pos) / sigma_next
         return run.move_positions(moved, state.pos + (sigma_next - sigma) * (slope + slope_next) / 2)
-
-
-@dataclass(frozen=True)
-class DPMSolver:
-    """DPM-Solver++ (2M) on positions, in λ = -ln σ (Lu et al. 2022, arXiv 2211.01095, algorithm 2)."""
-
-    evaluations: ClassVar[int] = 1
-    temperature: float = 1.0
-
-    def __call__(self, run: Run, state: Molecules, sigma: float, sigma_next: float) -> Molecules:
-        x0 = run.denoise(state, sigma)
-        target, h = x0.pos, float(np.log(sigma / sigma_next))
-        if "x0" in run.memory:
-            weight = h / (2 * run.memory["h"])
-            target = (1 + weight) * x0.pos - weight * run.memory["x0"]
-        run.memory |= {"x0": x0.pos, "h": h}
-        pos = run.process["pos"].step(state.pos, target, sigma_next / sigma)
-        return run.move_positions(run.move_tokens(state, x0, sigma, sigma_next, self.temperature), pos)
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,6 @@ class Ancestral:
     """The exact reverse kernel given the endpoint, on every field: DDPM for positions, D3PM for tokens."""
 
     evaluations: ClassVar[int] = 1
-    temperature: float = 1.0
 
     def __call__(self, run: Run, state: Molecules, sigma: float, sigma_next: float) -> Molecules:
         x0 = run.denoise(state, sigma)
@@ -212,22 +214,26 @@ class Ancestral:
         noise = NoiseLevel(run.free.pos * sigma_next * (1 - shrink) ** 0.5, run.free.atom, run.free.bond)
         pos = run.process["pos"].step(state.pos, x0.pos, shrink)
         pos = run.process["pos"].noise(pos, noise, run.random.normal(), state.mask)
-        moved = run.move_tokens(state, x0, sigma, sigma_next, self.temperature, kernel="posterior")
-        return run.move_positions(moved, pos)
+        return run.move_positions(run.move_tokens(state, x0, sigma, sigma_next, kernel="posterior"), pos)
 
 
-RULES: dict[str, type] = {"euler": ChurnedEuler, "heun": Heun, "dpm": DPMSolver, "ancestral": Ancestral}
+RULES: dict[str, type] = {"dpm": DPMSolver, "euler": ChurnedEuler, "heun": Heun, "ancestral": Ancestral}
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """A step rule on a time grid. ``steps`` levels from ``sigma_max`` to ``sigma_min``."""
+    """A step rule on a time grid. ``steps`` levels from ``sigma_max`` to ``sigma_min``.
+
+    Self-conditioning (arXiv 2208.04202) starts below a level: above it, an estimate is an average of many molecules,
+    and one that sees the last such average shrinks towards it.
+    """
 
     steps: int = 50
-    rule: StepRule = ChurnedEuler()
-    grid: str = "arcsin"
+    rule: StepRule = DPMSolver()
+    grid: str = "staged"
     sigma_max: float = 8.0
     sigma_min: float = 0.003
+    self_condition_below: float = 1.0
 
     def __post_init__(self):
         if self.grid not in GRIDS:
@@ -240,6 +246,10 @@ class Sampler:
 
     def sigmas(self) -> list[float]:
         return GRIDS[self.grid](self.steps, self.sigma_max, self.sigma_min).tolist()
+
+
+# What each costs and gives is in README.md, "Results".
+QUALITIES = {"fast": Sampler(30), "balanced": Sampler(), "best": Sampler(100)}
 
 
 def sample(
@@ -256,7 +266,7 @@ def sample(
     coordinates included; where no position is known, the molecule is centred on the origin.
     The last evaluation gives positions and the most likely tokens together, so that geometry and graph agree.
     """
-    run = Run(denoiser, process, free, random)
+    run = Run(denoiser, process, free, random, sampler.self_condition_below)
     sigmas = sampler.sigmas()
     centre = template.centre(free.fixed_pos)
     state = run.start(centre, sigmas[0])

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -76,6 +77,18 @@ def arcsin_grid(steps: int, sigma_max: float, sigma_min: float, rho: float = 2.0
     return _between(w, sigma_max, sigma_min)
 
 
+# Share of the steps by which σ has fallen to a level. From 2 to 0.25 (in units of the data's spread) shape and graph are
+# settled, by small steps since the token draws of one step do not know of each other; from 0.25 to 0.03 the churn works.
+STAGES = ((0.08, 2.0), (0.39, 0.25), (0.94, 0.03))
+
+
+def staged_grid(steps: int, sigma_max: float, sigma_min: float) -> Float[Tensor, " steps"]:
+    """Levels equally spaced in log σ between the levels of ``STAGES``: most steps go to where they were found to matter."""
+    within = [(share, sigma) for share, sigma in STAGES if sigma_min < sigma < sigma_max]
+    shares, sigmas = zip((0.0, sigma_max), *within, (1.0, sigma_min), strict=True)
+    return torch.from_numpy(np.exp(np.interp(np.linspace(0, 1, steps), shares, np.log(sigmas))))
+
+
 def log_grid(steps: int, sigma_max: float, sigma_min: float) -> Float[Tensor, " steps"]:
     """Levels equally spaced in log σ."""
     return _between(torch.linspace(0, 1, steps, dtype=torch.float64), sigma_max, sigma_min)
@@ -91,4 +104,4 @@ def _between(w: Tensor, sigma_max: float, sigma_min: float) -> Tensor:
     return torch.exp(math.log(sigma_max) + w * (math.log(sigma_min) - math.log(sigma_max)))
 
 
-GRIDS = {"arcsin": arcsin_grid, "log": log_grid, "karras": karras_grid}
+GRIDS = {"staged": staged_grid, "arcsin": arcsin_grid, "log": log_grid, "karras": karras_grid}

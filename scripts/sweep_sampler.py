@@ -1,9 +1,10 @@
 """How good a model's molecules are, by sampler settings: every combination of the lists given, one row each.
 
-    python scripts/sweep_sampler.py qm9 -o sweep.csv --steps 12 20 30 50 100 --churn 0 0.4 0.8 -n 1000 --markdown
+    python scripts/sweep_sampler.py qm9 -o sweep.csv --steps 30 50 100 --churn 0 0.5 --reference qm9/test.smi --markdown
 
-All sampled molecules count, accepted or not. Rows are added to the CSV as they are done, and combinations that are
-there already are skipped, so that a sweep can be stopped, continued and widened.
+All sampled molecules count, accepted or not. The Fréchet ChemNet distance (FCD) of n molecules is biased upwards: compare rows
+of the same n. Rows are added to the CSV as they are done, and combinations that are there already are skipped, so that a
+sweep can be stopped, continued and widened.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from dataclasses import fields
 from operator import itemgetter
 from pathlib import Path
 
+import pandas as pd
 import torch
 from rich.progress import track
 
@@ -23,6 +25,7 @@ from moldiff import chem
 from moldiff.attempts import Request, sample_attempts
 from moldiff.generation import Generator, load
 from moldiff.metrics import evaluate
+from moldiff.metrics.chemnet import Moments, activation_moments, fcd_of_moments
 from moldiff.samplers import RULES, Sampler
 from moldiff.schedules import GRIDS
 
@@ -30,8 +33,9 @@ METRICS = {  # column -> name of the metric, whose definition says what is count
     "valid_connected": "valid_connected", "molecule_stability": "molecule_stability",
     "edm_molecule_stability": "edm_molecule_stability", "unique": "valid_connected_unique", "strain_kcal_mol": "strain",
 }  # fmt: skip
-SETTINGS = ("model_sha256", "rule", "grid", "steps", "churn", "temperature", "sigma_max", "seed", "n")
-RESULTS = ("evaluations", "accepted", *METRICS, "cpu_s_per_molecule")
+CHURN = ("churn", "low", "high")
+SETTINGS = ("model_sha256", "rule", "grid", "steps", *CHURN, "sigma_max", "self_condition_below", "seed", "n")
+RESULTS = ("evaluations", "accepted", *METRICS, "fcd", "cpu_s_per_molecule")
 Row = dict[str, int | float | str]
 key = itemgetter(*SETTINGS)
 
@@ -40,6 +44,7 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
     generator = load(options.model, options.device)
+    reference = activation_moments(options.reference.read_text().split()) if options.reference else None
     rows = read(options.output) if options.output.exists() else []
     missing = [settings for settings in combinations(generator, options) if key(settings) not in map(key, rows)]
     with open(options.output, "a", newline="") as file:
@@ -47,7 +52,7 @@ def main() -> None:
         if not rows:
             writer.writeheader()
         for settings in track(missing, f"{len(missing)} combinations"):
-            rows.append(settings | measure(generator, settings, options.strain))
+            rows.append(settings | measure(generator, settings, options.strain, reference))
             writer.writerow(rows[-1])
             file.flush()
     if options.json:
@@ -66,11 +71,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--strain", type=int, default=100, help="molecules relaxed for each row [default: 100]")
     standard, rule = Sampler(), Sampler().rule
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 12, 20, 30, 50, 100])
-    parser.add_argument("--churn", type=float, nargs="+", default=[rule.churn], help="of the rule euler only")
-    parser.add_argument("--temperature", type=float, nargs="+", default=[rule.temperature])
+    for name in CHURN:
+        default = getattr(rule, name)
+        parser.add_argument(f"--{name}", type=float, nargs="+", default=[default], help="of the rules dpm and euler")
+    parser.add_argument("--self-condition-below", type=float, nargs="+", default=[standard.self_condition_below])
+    parser.add_argument("--reference", type=Path, help="SMILES, one a line, for the FCD; needs moldiff[eval]")
     parser.add_argument("--sigma-max", type=float, nargs="+", default=[standard.sigma_max])
     parser.add_argument("--grid", nargs="+", choices=GRIDS, default=[standard.grid])
-    parser.add_argument("--rule", nargs="+", choices=RULES, default=["euler"])
+    parser.add_argument("--rule", nargs="+", choices=RULES, default=["dpm"])
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write all rows of the CSV here, for scripts/ship_weights.py")
@@ -79,30 +87,43 @@ def arguments() -> argparse.Namespace:
 
 
 def combinations(generator: Generator, options: argparse.Namespace) -> Iterator[Row]:
-    """The settings of each row; rules without churn have it empty, and once only."""
+    """The settings of each row; those of the churn are empty where there is none, and then occur once."""
+    seen = []
     for values in itertools.product(*(getattr(options, name) for name in SETTINGS[1:-1])):
         settings = dict(zip(SETTINGS, (generator.hash[:16], *values, options.n), strict=True))
-        if settings["rule"] == "euler":
+        if not {f.name for f in fields(RULES[settings["rule"]])} >= set(CHURN) or not settings["churn"]:
+            settings |= dict.fromkeys(CHURN, "")
+        if key(settings) not in seen:
+            seen.append(key(settings))
             yield settings
-        elif settings["churn"] == options.churn[0]:
-            yield settings | {"churn": ""}
 
 
-def measure(generator: Generator, settings: Row, strain: int) -> Row:
+def measure(generator: Generator, settings: Row, strain: int, reference: Moments | None) -> Row:
     kind, n = RULES[settings["rule"]], settings["n"]
-    rule = kind(**{f.name: settings[f.name] for f in fields(kind) if f.name in settings})
-    sampler = Sampler(settings["steps"], rule, settings["grid"], settings["sigma_max"])
+    rule = kind(**{f.name: settings[f.name] or 0.0 for f in fields(kind)})
+    sampler = Sampler(
+        settings["steps"], rule, settings["grid"], settings["sigma_max"],
+        self_condition_below=settings["self_condition_below"],
+    )  # fmt: skip
     start = time.process_time()
     molecules = sample_attempts(generator.model, Request(n, settings["seed"], sampler), range(n))
     cost = time.process_time() - start
     mols = chem.to_rdkit(molecules, generator.model.data.vocabulary)
-    values = {metric.name: metric.value for metric in evaluate(mols, strain=strain).metrics if metric.denominator}
+    evaluation = evaluate(mols, strain=strain)
+    values = {metric.name: metric.value for metric in evaluation.metrics if metric.denominator}
     return {
         "evaluations": sampler.evaluations,
         "accepted": round(sum(chem.check(mol).reason is None for mol in mols) / n, 4),
         **{column: round(values[name], 4) if name in values else "" for column, name in METRICS.items()},
+        "fcd": "" if reference is None else round(_fcd(evaluation.table, reference), 4),
         "cpu_s_per_molecule": round(cost / n, 4),
     }
+
+
+def _fcd(table: pd.DataFrame, reference: Moments) -> float:
+    """Of the valid & connected molecules."""
+    smiles = table.loc[table["valid"] & (table["fragments"] == 1), "smiles"]
+    return fcd_of_moments(activation_moments(list(smiles)), reference, "the reference").value
 
 
 def read(path: Path) -> list[Row]:

@@ -21,7 +21,6 @@ PROCESS = {
     "atom": Categorical(torch.tensor([0.1, 0.2, 0.3, 0.4]), 1.0),
     "bond": Categorical(torch.tensor([0.3, 0.3, 0.4]), 0.5),
 }
-HONEST = {name: rule(temperature=1.0) for name, rule in RULES.items()}  # tokens drawn as predicted, not sharpened
 
 
 class Batched:
@@ -87,39 +86,44 @@ def drawn(rule, steps: int, grid: str = "log", count: int = 1, atoms: int = 6, *
 
 
 def variance_of(rule, sigmas: list[float]) -> float:
-    """Of the last estimate, by the recursion that each rule amounts to for a linear denoiser."""
+    """Of the last estimate, by the recursion that each rule amounts to for a linear denoiser D(x) = gain · x."""
 
     def gain(sigma: float) -> float:
-        return 1 / (1 + sigma**2)  # D(x) = gain · x
+        return 1 / (1 + sigma**2)
 
-    variance, before, h_before = 1 + sigmas[0] ** 2, None, None
-    factor = 1.0  # for deterministic rules: x = factor · x_first
+    both = np.array([[1 + sigmas[0] ** 2, 0.0], [0.0, 0.0]])  # covariance of x and of the estimate before
+    h_before = None
     for s, t in pairwise(sigmas):
-        if isinstance(rule, ChurnedEuler):
-            up = s * (1 + rule.churn) if rule.low < s < rule.high else s
-            variance = (variance + up**2 - s**2) * (gain(up) + t / up * (1 - gain(up))) ** 2
-        elif isinstance(rule, Ancestral):
-            r = (t / s) ** 2
-            variance = variance * (gain(s) + r * (1 - gain(s))) ** 2 + t**2 * (1 - r)
+        weight = noise = 0.0
+        if isinstance(rule, Ancestral):
+            kept, gained = (t / s) ** 2, gain(s)
+            noise = t**2 * (1 - kept)
         elif isinstance(rule, Heun):
             slope = (1 - gain(s)) / s
             slope_next = (1 + (t - s) * slope) * (1 - gain(t)) / t
-            factor *= 1 + (t - s) * (slope + slope_next) / 2
+            kept, gained = 1 + (t - s) * (slope + slope_next) / 2, 0.0
+        elif rule.churn > 0 and rule.low < s <= rule.high:
+            up = s * (1 + rule.churn)
+            both[0, 0] += up**2 - s**2
+            kept, gained, h_before = t / up, gain(up), None
         else:
-            h, x0 = math.log(s / t), gain(s) * factor
-            target = x0 if before is None else x0 + h / (2 * h_before) * (x0 - before)
-            before, h_before = x0, h
-            factor = target + t / s * (factor - target)
-    return variance * factor**2 * gain(sigmas[-1]) ** 2
+            h, kept, gained = math.log(s / t), t / s, gain(s)
+            weight = h / (2 * h_before) if h_before and isinstance(rule, DPMSolver) else 0.0
+            h_before = h
+        x = [kept + (1 - kept) * (1 + weight) * gained, -(1 - kept) * weight]
+        move = np.array([x, [gained, 0.0]])
+        both = move @ both @ move.T
+        both[0, 0] += noise
+    return float(both[0, 0]) * gain(sigmas[-1]) ** 2
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("rule", HONEST)
+@pytest.mark.parametrize("rule", RULES)
 def test_moments_of_positions(rule, grid):
     """Mean 0 and, within the statistical error, the second moment that the rule's recursion says."""
     count, atoms = 1000, 6
-    pos = drawn(HONEST[rule], 24, grid, count, atoms).pos / SCALE
-    expected = variance_of(HONEST[rule], Sampler(24, grid=grid).sigmas())
+    pos = drawn(RULES[rule](), 24, grid, count, atoms).pos / SCALE
+    expected = variance_of(RULES[rule](), Sampler(24, grid=grid).sigmas())
     numbers = count * (atoms - 1) * 3  # one atom's worth is taken by the centre of mass
     assert pos.mean(1).abs().max() < 1e-12
     assert pos.mean(0).abs().max() < 5 * (expected / count) ** 0.5
@@ -129,15 +133,21 @@ def test_moments_of_positions(rule, grid):
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize(
     ("rule", "limit"),
-    [(ChurnedEuler(churn=0.0), 1), (Heun(), 1), (DPMSolver(), 1), (Ancestral(), 1),
-     (ChurnedEuler(churn=0.4), 0.9255**2), (ChurnedEuler(churn=0.8), 0.8815**2)],
+    [(ChurnedEuler(churn=0.0), 1), (Heun(), 1), (DPMSolver(churn=0.0), 1), (Ancestral(), 1),
+     (DPMSolver(), 0.9127**2), (ChurnedEuler(churn=0.8, high=3.0), 0.8815**2)],
 )  # fmt: skip
 def test_many_steps_reach_the_data(rule, limit, grid):
     """The spread of the data, 1; a fixed churn takes steps that stay long, and so ends below it."""
     assert variance_of(rule, Sampler(4000, grid=grid).sigmas()) == pytest.approx(limit, abs=0.005)
 
 
-@pytest.mark.parametrize("rule", [ChurnedEuler(churn=0.0), Heun(), DPMSolver()], ids=["euler", "heun", "dpm"])
+def test_the_default_keeps_more_of_the_spread_than_churn_at_all_levels():
+    everywhere = ChurnedEuler(churn=0.8, high=3.0)
+    assert variance_of(Sampler().rule, Sampler().sigmas()) > 0.95**2
+    assert variance_of(everywhere, Sampler(grid="arcsin").sigmas()) < 0.87**2
+
+
+@pytest.mark.parametrize("rule", [ChurnedEuler(churn=0.0), Heun(), DPMSolver(churn=0.0)], ids=["euler", "heun", "dpm"])
 def test_deterministic_rules_do_what_their_formula_says(rule):
     steps = 12
     start = Doubles(1, 6)
@@ -150,7 +160,9 @@ def test_deterministic_rules_do_what_their_formula_says(rule):
 
 
 @pytest.mark.parametrize(
-    ("rule", "order"), [(ChurnedEuler(churn=0.0), 1), (Heun(), 2), (DPMSolver(), 2)], ids=["euler", "heun", "dpm"]
+    ("rule", "order"),
+    [(ChurnedEuler(churn=0.0), 1), (Heun(), 2), (DPMSolver(churn=0.0), 2)],
+    ids=["euler", "heun", "dpm"],
 )
 def test_order_of_convergence(rule, order):
     """Halving the steps of a grid in log σ changes the error of the probability flow 2^order times."""
@@ -166,7 +178,11 @@ def test_order_of_convergence(rule, order):
 
 def test_second_order_is_better_at_the_same_cost():
     error = {}
-    for name, rule, steps in (("euler", ChurnedEuler(churn=0.0), 41), ("heun", Heun(), 21), ("dpm", DPMSolver(), 41)):
+    for name, rule, steps in (
+        ("euler", ChurnedEuler(churn=0.0), 41),
+        ("heun", Heun(), 21),
+        ("dpm", DPMSolver(churn=0.0), 41),
+    ):
         sampler = Sampler(steps, rule, "log", sigma_min=0.05)
         assert sampler.evaluations == 41
         error[name] = abs(variance_of(rule, sampler.sigmas()) ** 0.5 - (1 + 0.05**2) ** -0.5)
@@ -174,11 +190,11 @@ def test_second_order_is_better_at_the_same_cost():
     assert error["dpm"] < error["euler"] / 10
 
 
-@pytest.mark.parametrize("rule", HONEST)
+@pytest.mark.parametrize("rule", RULES)
 def test_tokens_keep_their_marginal(rule):
     """A perfect denoiser of independent sites: exact for any number of steps, here few and uneven ones."""
     count, atoms = 600, 8
-    molecules = drawn(HONEST[rule], 8, "karras", count, atoms, sigma_max=3000.0)
+    molecules = drawn(RULES[rule](), 8, "karras", count, atoms, sigma_max=3000.0)
     upper = torch.triu_indices(atoms, atoms, 1)
     sites = {"atom": (molecules.atom, ATOMS), "bond": (molecules.bond[:, upper[0], upper[1]], BONDS)}
     for name, (tokens, expected) in sites.items():
@@ -189,7 +205,7 @@ def test_tokens_keep_their_marginal(rule):
     assert not molecules.bond.diagonal(dim1=1, dim2=2).any()
 
 
-@pytest.mark.parametrize("rule", HONEST)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("known", ["fragment", "graph", "positions"])
 def test_what_is_known_comes_back_exactly(rule, known, random_molecules):
     given = random_molecules([7, 5], seed=3, n=8)
@@ -204,7 +220,7 @@ def test_what_is_known_comes_back_exactly(rule, known, random_molecules):
         free = NoiseLevel(free.pos, free.atom * 0, free.bond * 0)
     else:
         free = NoiseLevel(free.pos * 0, free.atom, free.bond)
-    found, _ = sample(exact, PROCESS, given, free, Sampler(6, HONEST[rule]), Doubles(2, 8))
+    found, _ = sample(exact, PROCESS, given, free, Sampler(6, RULES[rule]()), Doubles(2, 8))
     for name in ("pos", "atom", "bond"):
         is_free, old, new = getattr(free, name) > 0, getattr(given, name), getattr(found, name)
         assert torch.equal(old[~is_free], new[~is_free]), name
@@ -214,7 +230,7 @@ def test_what_is_known_comes_back_exactly(rule, known, random_molecules):
         assert (found.pos * found.mask[..., None]).sum(1).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("rule", HONEST)
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("steps", [2, 7])
 def test_evaluations_are_counted(rule, steps):
     calls = []
@@ -223,16 +239,18 @@ def test_evaluations_are_counted(rule, steps):
         calls.append((float(level.sigma[0]), previous))
         return exact(state, level, previous)
 
-    sampler = Sampler(steps, HONEST[rule])
+    sampler = Sampler(steps, RULES[rule]())
     blank = template(2, 4)
     _, evaluations = sample(denoiser, PROCESS, blank, everything_free(blank), sampler, Doubles(2, 4))
     assert len(calls) == evaluations == sampler.evaluations
     assert calls[-1][0] == pytest.approx(sampler.sigma_min)
-    assert [previous is None for _, previous in calls] == [True] + [False] * (len(calls) - 1)
+    below = [sigma < sampler.self_condition_below for sigma, _ in calls]
+    assert [previous is not None for _, previous in calls] == below
+    assert below[-1] and not below[0]
 
 
 def test_unknown_grid_is_named():
-    with pytest.raises(ValueError, match=r"grid 'cosine': there are arcsin, log, karras"):
+    with pytest.raises(ValueError, match=r"grid 'cosine': there are staged, arcsin, log, karras"):
         Sampler(grid="cosine")
 
 
@@ -270,7 +288,7 @@ def test_numbers_are_normal_and_uniform_and_mirrored():
     assert not bond.diagonal(dim1=1, dim2=2).any()
 
 
-@pytest.mark.parametrize("rule", HONEST)
+@pytest.mark.parametrize("rule", RULES)
 def test_turning_the_noise_turns_the_molecules(rule, info, float64):
     """The whole path from noise to molecule, under a rotation with reflection, exact to rounding."""
     torch.manual_seed(0)
@@ -285,7 +303,7 @@ def test_turning_the_noise_turns_the_molecules(rule, info, float64):
 
     def run(random: Doubles) -> Molecules:
         denoiser = lambda state, level, previous: model.denoise(state, level, None, previous)  # noqa: E731
-        return sample(denoiser, model.process, blank, everything_free(blank), Sampler(10, HONEST[rule]), random)[0]
+        return sample(denoiser, model.process, blank, everything_free(blank), Sampler(10, RULES[rule]()), random)[0]
 
     straight, turned = run(Doubles(3, 6)), run(Doubles(3, 6, turn))
     torch.testing.assert_close(turned.pos, straight.pos @ turn.T, rtol=0, atol=1e-9)

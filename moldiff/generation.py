@@ -16,7 +16,7 @@ import torch
 
 from moldiff import chem
 from moldiff.attempts import Request, Tick, choose_sampler, sample_attempts
-from moldiff.model import Model, choose_device
+from moldiff.model import HISTORY, Model, choose_device
 from moldiff.molecule import Molecules
 from moldiff.weights import find_weights
 from moldiff.workers import Here, Workers
@@ -189,7 +189,7 @@ class Generator:
             "data sha256": data.sha256,
             "coordinate std": f"{data.coordinate_std:.4f} Å",
             "network": {config.network.kind: config.network.options},
-            "training": {k: self.model.info[k] for k in ("steps", "samples", "cpu_seconds") if k in self.model.info},
+            "training": {k: self.model.info[k] for k in HISTORY if k in self.model.info},
             "measured": self.model.info.get("figures", []),  # of all sampled molecules; rules in the model card
         }
 

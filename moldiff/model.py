@@ -25,6 +25,7 @@ from moldiff.schedules import NoiseLevel, training_sigmas
 from moldiff.tasks import task_levels
 
 FORMAT = 1
+HISTORY = ("samples", "steps", "cpu_seconds", "started_from")  # keys of Model.info: how the weights were trained
 KNOWN_LOGIT = 30.0  # log-odds given to a token that is fixed
 
 

@@ -5,6 +5,7 @@ Step k of seed s is a function of (weights, optimiser state, s, k) alone: batch 
 Several processes: start under ``torchrun``; gradients are averaged, each process takes its share of the batch.
 """
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,11 +26,12 @@ from moldiff.config import Config, TrainConfig
 from moldiff.datasets.prepared import Split, read_meta, read_split
 from moldiff.errors import MoldiffError
 from moldiff.files import write_atomically
-from moldiff.model import DataInfo, Model
+from moldiff.model import HISTORY, DataInfo, Model
 from moldiff.molecule import Molecules
 
 LOG = "log.jsonl"
 WEIGHTS = "weights.safetensors"
+COUNTERS = ("step", "samples", "seconds", "cpu_seconds", "started_from")  # of a checkpoint's header
 MAY_CHANGE_ON_RESUME = {"steps", "cooldown", "checkpoint_seconds", "compile"}
 
 
@@ -74,6 +76,7 @@ class State:
     samples: int = 0
     seconds: float = 0.0  # wall-clock time spent training, over all runs
     cpu_seconds: float = 0.0  # CPU time of all processes
+    started_from: dict[str, Any] | None = None  # hash and training of the weights that this run began with
 
     @classmethod
     def begin(cls, model: Model) -> "State":
@@ -97,7 +100,8 @@ def train(
 
     Writes ``config.json``, ``log.jsonl`` and (at least every ``checkpoint_seconds``) ``checkpoint-<step>/`` into ``run``.
     SIGINT and SIGTERM save before they stop, and so does ``max_seconds``; ``resume`` continues from the checkpoint;
-    ``init_from`` starts from the weights in a file, with fresh optimisers and a fresh schedule.
+    ``init_from`` starts from the weights in a file, with fresh optimisers and a fresh schedule; tokens and properties of
+    the set are matched to theirs by name, and their coordinate scale is kept.
 
     Raises:
         TrainingError: the run exists already (and ``resume`` is off), does not fit the data or configuration, or the loss
@@ -107,13 +111,24 @@ def train(
     run, device = Path(run), torch.device(device)
     meta = read_meta(data)
     info = DataInfo.from_meta(meta)
+    split = read_split(data, "train")
+    source = Model.load(init_from) if init_from is not None and not resume else None
+    checkpoint = _read_run(run, info) if resume else None
+    if source:
+        adapted = _adapt(info, source.data, split, init_from)
+    elif checkpoint and checkpoint.header["started_from"]:
+        adapted = DataInfo.from_dict(checkpoint.header["known"])
+    else:
+        adapted = info
     torch.manual_seed(config.train.seed)  # initial weights only
-    model = Model(config, info).to(device)
-    if init_from is not None and not resume:
-        _start_from(model, Model.load(init_from), init_from)
+    model = Model(config, adapted).to(device)
+    if source:
+        _start_from(model, source, init_from)
     state = State.begin(model)
-    if resume:
-        _load_checkpoint(run, state, config, info)
+    if source:
+        state.started_from = {"sha256": source.sha256, **{k: source.info[k] for k in HISTORY if k in source.info}}
+    if checkpoint:
+        _load_checkpoint(state, config, checkpoint)
     elif latest_checkpoint(run):
         raise TrainingError(f"{run}: holds a run already; continue it with --resume, or choose another directory")
     if config.train.compile:
@@ -122,11 +137,13 @@ def train(
         run.mkdir(parents=True, exist_ok=True)
         with write_atomically(run / "config.json") as temporary:
             temporary.write_text(json.dumps(config.to_dict(), indent=1))
-    batches = Batches(read_split(data, "train"), len(info.properties), device)
+    batches = Batches(_translate(split, info, adapted), len(adapted.properties), device)
     loop = Loop(state, config.train, batches, run, rank, world, progress)
     loop.go(max_seconds)
     if rank == 0:
         state.model.info = {"samples": state.samples, "steps": state.step, "cpu_seconds": round(state.cpu_seconds)}
+        if state.started_from:
+            state.model.info["started_from"] = state.started_from
         _averaged(state).save(run / WEIGHTS)
     return run / WEIGHTS
 
@@ -280,19 +297,36 @@ def save_checkpoint(run: Path, state: State) -> None:
     for i, optimizer in enumerate(state.optimizers):
         for j, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{j}.{k}": torch.as_tensor(v) for k, v in values.items()}
-    counters = {k: getattr(state, k) for k in ("step", "samples", "seconds", "cpu_seconds")}
-    write_checkpoint(
-        run, state.step, tensors, {"config": state.model.config.to_dict(), "data": state.model.data.sha256, **counters}
-    )
+    counters = {k: getattr(state, k) for k in COUNTERS}
+    data = state.model.data
+    header = {
+        "config": state.model.config.to_dict(),
+        "data": data.sha256,
+        "known": dataclasses.asdict(data),
+        **counters,
+    }
+    write_checkpoint(run, state.step, tensors, header)
 
 
-def _load_checkpoint(run: Path, state: State, config: Config, data: DataInfo) -> None:
+class Checkpoint(NamedTuple):
+    path: Path
+    tensors: dict[str, Tensor]
+    header: dict[str, Any]
+
+
+def _read_run(run: Path, data: DataInfo) -> Checkpoint:
     path = latest_checkpoint(run)
     if path is None:
         raise TrainingError(f"{run}: nothing to resume; start without --resume")
-    tensors, header = read_checkpoint(path)
-    if header["data"] != data.sha256:
-        raise TrainingError(f"{path}: was trained on other data (hash {header['data'][:12]}, here {data.sha256[:12]})")
+    found = Checkpoint(path, *read_checkpoint(path))
+    there = found.header["data"]
+    if there != data.sha256:
+        raise TrainingError(f"{path}: was trained on other data (hash {there[:12]}, here {data.sha256[:12]})")
+    return found
+
+
+def _load_checkpoint(state: State, config: Config, checkpoint: Checkpoint) -> None:
+    path, tensors, header = checkpoint
     _check_same(header["config"], config.to_dict(), path)
     state.model.network.load_state_dict(_under(tensors, "model."))
     for name, value in _under(tensors, "average.").items():
@@ -303,19 +337,46 @@ def _load_checkpoint(run: Path, state: State, config: Config, data: DataInfo) ->
             j, _, name = key.partition(".")
             values.setdefault(int(j), {})[name] = tensor
         optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
-    for key in ("step", "samples", "seconds", "cpu_seconds"):
+    for key in COUNTERS:
         setattr(state, key, header[key])
 
 
+def _adapt(info: DataInfo, source: DataInfo, split: Split, path: Path) -> DataInfo:
+    """What a model that starts from other weights knows of a set: sizes and names are the set's.
+
+    Tokens, marginals, coordinate scale and properties remain those of the weights, whose numbers have no other meaning.
+    """
+    if info.hydrogens != source.hydrogens:
+        text = f"its hydrogens are {source.hydrogens}, those of {info.name} {info.hydrogens}"
+        raise TrainingError(f"{path}: {text}; prepare the set with --hydrogens {source.hydrogens}")
+    for token in sorted(set(info.vocabulary) - set(source.vocabulary)):
+        count = int(split.having([info.vocabulary.index(token)]).sum())
+        if count:
+            text = f"{token}, in {count} training molecules, is not in its vocabulary ({' '.join(source.vocabulary)})"
+            raise TrainingError(f"{path}: {text}; prepare the set with --vocabulary-of {path}, which drops them by row")
+    known = {(p.name, p.unit) for p in source.properties}
+    for p in info.properties:
+        if (p.name, p.unit) not in known:
+            there = ", ".join(f"{name} in {unit}" for name, unit in sorted(known)) or "none"
+            text = f"property {p.name} in {p.unit or 'no unit'} is not one of its own ({there})"
+            raise TrainingError(f"{path}: {text}; prepare the set without it")
+    names = {"name": info.name, "source": info.source, "sha256": info.sha256}
+    return dataclasses.replace(source, size_histogram=info.size_histogram, **names)
+
+
+def _translate(split: Split, info: DataInfo, adapted: DataInfo) -> Split:
+    """Tokens and properties by their numbers in ``adapted``; properties that the set lacks are unknown."""
+    values = {p.name: column for p, column in zip(info.properties, split.properties.T, strict=True)}
+    unknown = np.full(len(split), np.nan, np.float32)
+    columns = [values.get(p.name, unknown) for p in adapted.properties]
+    properties = np.array(columns, np.float32).reshape(len(columns), len(split)).T
+    return dataclasses.replace(split.with_vocabulary(info.vocabulary, adapted.vocabulary), properties=properties)
+
+
 def _start_from(model: Model, source: Model, path: Path) -> None:
-    """Take over the weights of a model with the same network and the same meaning of its numbers."""
-    for what, ours, theirs in (
-        ("network", model.config.network, source.config.network),
-        ("vocabulary", model.data.vocabulary, source.data.vocabulary),
-        ("properties", *([p.name for p in m.data.properties] for m in (model, source))),
-    ):
-        if ours != theirs:
-            raise TrainingError(f"{path}: its {what} is {theirs}, here {ours}; choose weights or a preset that fit")
+    ours, theirs = model.config.network, source.config.network
+    if ours != theirs:
+        raise TrainingError(f"{path}: its network is {theirs}, here {ours}; choose weights or a preset that fit")
     model.network.load_state_dict(source.network.state_dict())
 
 

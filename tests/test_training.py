@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         train(DATA, run, other, resume=True)
     meta = {k: v for k, v in read_meta(DATA).items() if k not in ("format", "sha256", "molecules")}
     splits = {name: read_split(DATA, name) for name in SPLITS} | {"train": read_split(DATA, "test")}
-    write_prepared(tmp_path / "data", splits, {name: [] for name in SPLITS}, meta)
+    write_prepared(tmp_path / "data", {name: [(split, [])] for name, split in splits.items()}, meta)
     with pytest.raises(TrainingError, match="was trained on other data"):
         train(tmp_path / "data", run, CONFIG, resume=True)
     part = latest_checkpoint(run) / "part-000.safetensors"
@@ -261,7 +261,78 @@ def test_training_starts_from_given_weights(tmp_path):
     first = train(DATA, tmp_path / "first", CONFIG)
     none = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=1, lr=0.0))
     copied = Model.load(train(DATA, tmp_path / "second", none, init_from=first))
+    history = {k: v for k, v in Model.load(first).info.items() if k in ("samples", "steps", "cpu_seconds")}
+    assert copied.info["started_from"] == {"sha256": Model.load(first).sha256, **history}
     assert copied.sha256 == Model.load(first).sha256
     other = dataclasses.replace(CONFIG, network=NetworkConfig("transformer", {**SMALL.options, "layers": 1}))
     with pytest.raises(TrainingError, match=r"weights\.safetensors: its network is .*choose weights or a preset"):
         train(DATA, tmp_path / "third", other, init_from=first)
+
+
+def test_fine_tuning_speaks_the_language_of_the_weights(tmp_path, monkeypatch):
+    """Tokens and properties are matched by name, scale and marginals kept, and a stopped run goes on the same."""
+    first = train(DATA, tmp_path / "first", CONFIG)
+    source = Model.load(first).data
+    data = write_own(tmp_path / "own", reverse=True, properties=["gap"])
+    info = training.DataInfo.from_meta(read_meta(data))
+    own = Model.load(train(data, tmp_path / "straight", CONFIG, init_from=first)).data
+    for name in ("vocabulary", "coordinate_std", "atom_marginal", "bond_marginal", "properties"):
+        assert getattr(own, name) == getattr(source, name)
+    assert (own.name, own.sha256, own.size_histogram) == ("own", info.sha256, info.size_histogram)
+    before, after = read_split(DATA, "test"), training._translate(read_split(data, "train"), info, own)
+    assert (before.atom == after.atom).all()
+    gap = [p.name for p in source.properties].index("gap")
+    assert (before.properties[:, gap] == after.properties[:, gap]).all()
+    assert np.isnan(np.delete(after.properties, gap, 1)).all()
+    with monkeypatch.context() as patch:
+        stop_at(3, patch, signal.SIGTERM)
+        train(data, tmp_path / "stopped", CONFIG, init_from=first)
+    train(data, tmp_path / "stopped", CONFIG, resume=True)
+    runs = [without_cpu_time(tmp_path / name / "weights.safetensors") for name in ("straight", "stopped")]
+    assert runs[0] == runs[1]
+
+
+def test_sets_that_the_weights_do_not_know_are_refused(tmp_path):
+    first = train(DATA, tmp_path / "first", CONFIG)
+    for change, message in (
+        (
+            {"hydrogens": "implicit"},
+            "its hydrogens are explicit, those of own implicit; prepare the set with --hydrogens",
+        ),
+        (
+            {"element": "Br"},
+            r"Br, in \d+ training molecules, is not in its vocabulary \(H C .*--vocabulary-of .*weights",
+        ),
+        ({"unit": "K"}, r"property gap in K is not one of its own \(.*gap in eV.*\); prepare the set without it"),
+    ):
+        data = write_own(tmp_path / next(iter(change)) / "own", properties=["gap"], **change)
+        with pytest.raises(TrainingError, match=message):
+            train(data, tmp_path / "run", CONFIG, init_from=first)
+    assert not (tmp_path / "run").exists()
+
+
+def write_own(
+    folder: Path,
+    properties: list[str],
+    reverse: bool = False,
+    hydrogens: str = "explicit",
+    element: str = "F",
+    unit: str = "eV",
+) -> Path:
+    """The test molecules of the sample as a set of other tokens, properties and scale; ``element`` in place of F."""
+    meta, split = read_meta(DATA), read_split(DATA, "test")
+    columns = [k for k, p in enumerate(meta["properties"]) if p["name"] in properties]
+    vocabulary = [{"F": element}.get(name, name) for name in meta["vocabulary"]]
+    order = vocabulary[::-1] if reverse else vocabulary
+    own = dataclasses.replace(split.with_vocabulary(vocabulary, order), properties=split.properties[:, columns])
+    told = {
+        **{k: v for k, v in meta.items() if k not in ("format", "sha256", "molecules")},
+        "name": "own",
+        "hydrogens": hydrogens,
+        "vocabulary": order,
+        "properties": [{**meta["properties"][k], "unit": unit, "mean": 0.0} for k in columns],
+        "coordinate_std": 3.0,
+        "size_histogram": meta["size_histogram"][:2],
+    }
+    write_prepared(folder, {name: [(own, [])] for name in SPLITS}, told)
+    return folder

@@ -269,6 +269,12 @@ def strain(mol: Chem.Mol) -> float | None:
 
     None where MMFF94s has no parameters for an atom.
     """
+    relaxed = relax(mol)
+    return None if relaxed is None else relaxed[0]
+
+
+def relax(mol: Chem.Mol) -> tuple[float, Chem.Mol] | None:
+    """:func:`strain` with the relaxed copy that it was measured on."""
     copy = Chem.Mol(mol)
     with quiet():
         properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(copy, mmffVariant="MMFF94s")
@@ -277,7 +283,7 @@ def strain(mol: Chem.Mol) -> float | None:
             return None
         start = field.CalcEnergy()
         field.Minimize(maxIts=MAX_RELAXATION_STEPS)
-        return start - field.CalcEnergy()
+        return start - field.CalcEnergy(), copy
 
 
 def graph_from_smiles(text: str) -> Graph | None:

@@ -16,7 +16,7 @@ from moldiff.metrics.chemnet import fcd
 from moldiff.metrics.core import Evaluation, Metric, Reference, wilson_interval
 from moldiff.metrics.distributions import distribution_metrics
 from moldiff.metrics.edm import edm_facts, edm_metrics
-from moldiff.metrics.strain import relaxation_energy, strain_metric
+from moldiff.metrics.strain import strain_metrics
 from moldiff.metrics.valence import MIDI_VALENCES, STRICT_VALENCES, valence_facts, valence_metrics
 from moldiff.metrics.validity import novelty_metrics, uniqueness_metrics, validity_facts, validity_metrics
 
@@ -30,8 +30,7 @@ __all__ = [
     "distribution_metrics",
     "evaluate",
     "fcd",
-    "relaxation_energy",
-    "strain_metric",
+    "strain_metrics",
     "wilson_interval",
 ]
 
@@ -79,8 +78,9 @@ def evaluate(
         metrics.append(fcd(list(table.loc[table["valid"] & (table["fragments"] == 1), "smiles"]), reference.smiles))
     if strain:
         with quiet():
-            metrics.append(strain_metric(mols, table, strain, seed))
-        table = table.assign(strain=metrics[-1].table)
+            found = strain_metrics(mols, table, strain, seed)
+        metrics += found
+        table = table.assign(strain=found[0].table)
     return Evaluation(metrics, table)
 
 

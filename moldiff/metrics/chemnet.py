@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,33 +21,65 @@ from moldiff.chem import quiet
 from moldiff.metrics.core import Metric
 
 LENGTH = 350  # tokens ChemNet reads; longer SMILES are cut by it
+WIDTH = 512  # activations of its last hidden layer
+
+
+class Moments(NamedTuple):
+    """Of the activations of ``count`` molecules; those of the parts of a set add up to those of the set.
+
+    Source of the sum: Chan et al., Am. Stat. 1983, 37, 242, 10.1080/00031305.1983.10483115.
+    """
+
+    count: int
+    mean: Float[np.ndarray, " d"]
+    scatter: Float[np.ndarray, "d d"]  # sum of the outer products of the deviations from the mean
+
+    def __add__(self, other: "Moments") -> "Moments":
+        count = self.count + other.count
+        if not count:
+            return self
+        step = other.mean - self.mean
+        between = np.outer(step, step) * (self.count * other.count / count)
+        return Moments(count, self.mean + step * (other.count / count), self.scatter + other.scatter + between)
 
 
 def fcd(smiles: Sequence[str], reference: Sequence[str], batch_size: int = 128) -> Metric:
-    """Squared Fréchet distance between the ChemNet activations of two sets of SMILES; 0 for equal sets.
+    """:func:`fcd_of_moments` of two sets of SMILES.
 
-    It is biased upwards for small sets: compare values of the same n only; it is NaN for fewer than two ``smiles``.
     Raises :class:`ImportError` without ``fcd_torch``, :class:`ValueError` for a SMILES that RDKit does not read and
     for a reference of fewer than two.
     """
     theirs = activation_moments(reference, batch_size)
-    ours = activation_moments(smiles, batch_size) if len(smiles) > 1 else None
+    return fcd_of_moments(activation_moments(smiles, batch_size), theirs, "the reference")
+
+
+def fcd_of_moments(ours: Moments, reference: Moments, name: str) -> Metric:
+    """Squared Fréchet distance between the ChemNet activations of two sets; 0 for equal sets.
+
+    It is biased upwards for small sets: compare values of the same n only; it is NaN for fewer than two of ``ours``.
+    Raises :class:`ValueError` for a reference of fewer than two.
+    """
+    if reference.count < 2:
+        raise ValueError(f"a Fréchet distance needs a reference of at least 2 molecules, got {reference.count}")
     definition = (
-        f"Fréchet ChemNet distance (10.1021/acs.jcim.8b00234) of {len(smiles)} SMILES from {len(reference)} reference "
-        "SMILES, without transformation; lower is better, comparable at equal n only"
+        f"Fréchet ChemNet distance (10.1021/acs.jcim.8b00234) of {ours.count} SMILES from the "
+        f"{reference.count} of {name}, without transformation; lower is better, comparable at equal n only"
     )
-    value = frechet_distance(*ours, *theirs) if ours else math.nan
-    return Metric("fcd", value, None, len(smiles), definition)
+    value = math.nan
+    if ours.count > 1:
+        covariances = [side.scatter / (side.count - 1) for side in (ours, reference)]
+        value = frechet_distance(ours.mean, covariances[0], reference.mean, covariances[1])
+    return Metric("fcd", value, None, ours.count, definition)
 
 
-def activation_moments(
-    smiles: Sequence[str], batch_size: int = 128
-) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, "d d"]]:
-    """Mean and covariance of the activations of ChemNet's last hidden layer."""
-    if len(smiles) < 2:
-        raise ValueError(f"a Fréchet distance needs at least 2 molecules in each set, got {len(smiles)}")
-    activations = chemnet_activations(smiles, batch_size)
-    return activations.mean(0), np.cov(activations.T)
+def activation_moments(smiles: Sequence[str], batch_size: int = 128) -> Moments:
+    """Moments of the activations of ChemNet's last hidden layer, batch by batch."""
+    total = Moments(0, np.zeros(WIDTH), np.zeros((WIDTH, WIDTH)))
+    for start in range(0, len(smiles), batch_size):
+        activations = chemnet_activations(smiles[start : start + batch_size], batch_size)
+        mean = activations.mean(0)
+        total += Moments(len(activations), mean, (activations - mean).T @ (activations - mean))
+    return total
 
 
 def chemnet_activations(smiles: Sequence[str], batch_size: int = 128) -> Float[np.ndarray, "n d"]:

@@ -6,11 +6,12 @@ the choice of a Kekulé structure does not matter.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float
+from rdkit import Chem
 from rdkit.Chem import Mol
 
 from moldiff.chem import quiet
@@ -22,18 +23,66 @@ Values = dict[tuple[int, ...], np.ndarray]  # type of path (atomic numbers and b
 
 _KINDS = {2: ("bond_length_w1", "bond lengths (Å)"), 3: ("bond_angle_w1", "bond angles (°)"),
           4: ("torsion_w1", "torsions (°, absolute, 0-180)")}  # fmt: skip
+_BIN = {2: 0.002, 3: 0.2, 4: 1.0}  # Å, degrees, degrees: the widths of the histograms
+_COMPOSITION = {"element_tv": "elements of atoms", "size_tv": "numbers of atoms of molecules",
+                "ring_size_tv": "sizes of rings (SSSR)", "charge_tv": "formal charges of atoms"}  # fmt: skip
+_BONDS = {1: "-", 2: "=", 3: "#", 12: ":"}  # RDKit's bond types in the names of types of path
+
+Counts = dict[str, dict[str, int]]  # metric -> class -> number; "metric type" -> bin -> number
 
 
-def distribution_metrics(mols: Sequence[Mol | None], reference: Sequence[Mol | None], name: str) -> list[Metric]:
+def distribution_metrics(mols: Iterable[Mol | None], reference: Iterable[Mol | None], name: str) -> list[Metric]:
     """Wasserstein-1 distances of geometry and total variations of composition from ``reference``, called ``name``."""
+    return metrics_of_counts(*(count_all(distribution_facts(mol) for mol in side) for side in (mols, reference)), name)
+
+
+def distribution_facts(mol: Mol | None) -> Counts:
+    """What one molecule adds to the histograms; nothing if RDKit does not sanitise it."""
     with quiet():
-        sets = [[copy for m in side if m is not None and (copy := sanitised(m)[0])] for side in (mols, reference)]
-    return [_geometry_metric(k, sets, name) for k in _KINDS] + [
-        _variation("element_tv", "elements of atoms", sets, _elements, name),
-        _variation("size_tv", "numbers of atoms of molecules", sets, lambda mol: [mol.GetNumAtoms()], name),
-        _variation("ring_size_tv", "sizes of rings (SSSR)", sets, _ring_sizes, name),
-        _variation("charge_tv", "formal charges of atoms", sets, _charges, name),
+        copy = None if mol is None else sanitised(mol)[0]
+    if copy is None:
+        return {}
+    atoms = list(copy.GetAtoms())
+    counts = {
+        "element_tv": Counter(atom.GetSymbol() for atom in atoms), "size_tv": {str(len(atoms)): 1},
+        "ring_size_tv": Counter(str(len(ring)) for ring in copy.GetRingInfo().AtomRings()),
+        "charge_tv": Counter(str(atom.GetFormalCharge()) for atom in atoms),
+    }  # fmt: skip
+    for length, (metric, _) in _KINDS.items():
+        for kind, values in internal_coordinates([copy], length).items():
+            bins = (values[np.isfinite(values)] / _BIN[length]).astype(int).tolist()
+            counts[f"{metric} {_type_name(kind)}"] = Counter(map(str, bins))
+    return {key: dict(found) for key, found in counts.items() if found}
+
+
+def count_all(parts: Iterable[Counts]) -> Counts:
+    """The sum of the counts of molecules."""
+    total: Counts = {}
+    for part in parts:
+        add_counts(total, part)
+    return total
+
+
+def add_counts(total: Counts, part: Counts) -> None:
+    for key, found in part.items():
+        counts = total.setdefault(key, {})
+        for name, number in found.items():
+            counts[name] = counts.get(name, 0) + number
+
+
+def metrics_of_counts(ours: Counts, theirs: Counts, name: str) -> list[Metric]:
+    """:func:`distribution_metrics` of two sets that were counted before; the geometry only if both have coordinates."""
+    spatial = all(any(key.startswith(_KINDS[2][0]) for key in side) for side in (ours, theirs))
+    return [_geometry_metric(k, ours, theirs, name) for k in _KINDS if spatial] + [
+        _variation(metric, what, Counter(ours.get(metric, {})), Counter(theirs.get(metric, {})), name)
+        for metric, what in _COMPOSITION.items()
     ]
+
+
+def _type_name(kind: tuple[int, ...]) -> str:
+    """E.g. C-C=O."""
+    symbol = Chem.GetPeriodicTable().GetElementSymbol
+    return "".join(_BONDS.get(k, "~") if at % 2 else symbol(k) for at, k in enumerate(kind))
 
 
 def internal_coordinates(mols: Iterable[Mol], length: int) -> Values:
@@ -72,40 +121,34 @@ def total_variation(a: Counter, b: Counter) -> float:
     return sum(abs(a[key] / n - b[key] / m) for key in a | b) / 2
 
 
-def _geometry_metric(length: int, sets: list[list[Mol]], reference: str) -> Metric:
-    ours, theirs = (internal_coordinates(mols, length) for mols in sets)
+def _geometry_metric(length: int, ours: Counts, theirs: Counts, reference: str) -> Metric:
     name, what = _KINDS[length]
-    shared = ours.keys() & theirs.keys()
-    covered, total = sum(len(theirs[kind]) for kind in shared), sum(map(len, theirs.values()))
-    value = sum(len(theirs[kind]) / covered * wasserstein(ours[kind], theirs[kind]) for kind in sorted(shared))
+    known = {key: sum(bins.values()) for key, bins in theirs.items() if key.startswith(f"{name} ")}
+    shared = sorted(key for key in known if key in ours)
+    covered = sum(known[key] for key in shared)
+    value = sum(known[key] / covered * _BIN[length] * _histogram_distance(ours[key], theirs[key]) for key in shared)
     definition = (
         f"Wasserstein-1 distance of {what} from {reference}, per type (elements and bond types along the path), "
-        f"averaged with the reference's frequencies over the {len(shared)} types both have ({covered} of its {total} "
-        "values); over molecules RDKit sanitises"
+        f"averaged with the reference's frequencies over the {len(shared)} types both have ({covered} of its "
+        f"{sum(known.values())} values); from histograms of width {_BIN[length]}; over molecules RDKit sanitises"
     )
-    return Metric(name, value if shared else math.nan, None, sum(len(ours[kind]) for kind in shared), definition)
+    n = sum(sum(ours[key].values()) for key in shared)
+    return Metric(name, value if shared else math.nan, None, n, definition)
 
 
-def _variation(
-    name: str, what: str, sets: list[list[Mol]], classes: Callable[[Mol], list[int | str]], reference: str
-) -> Metric:
-    ours, theirs = (Counter(c for mol in mols for c in classes(mol)) for mols in sets)
+def _histogram_distance(a: dict[str, int], b: dict[str, int]) -> float:
+    """Wasserstein-1 distance of two histograms, in bins."""
+    places = np.array(sorted({int(place) for place in a.keys() | b.keys()}))
+    cumulative = [np.cumsum([side.get(str(place), 0) for place in places.tolist()]) for side in (a, b)]
+    gap = cumulative[0] / cumulative[0][-1] - cumulative[1] / cumulative[1][-1]
+    return float((np.abs(gap[:-1]) * np.diff(places)).sum())
+
+
+def _variation(name: str, what: str, ours: Counter, theirs: Counter, reference: str) -> Metric:
     definition = (
         f"total variation distance (0 equal, 1 disjoint) of the {what} from {reference}; over molecules RDKit sanitises"
     )
     return Metric(name, total_variation(ours, theirs), None, ours.total(), definition)
-
-
-def _elements(mol: Mol) -> list[str]:
-    return [atom.GetSymbol() for atom in mol.GetAtoms()]
-
-
-def _ring_sizes(mol: Mol) -> list[int]:
-    return [len(ring) for ring in mol.GetRingInfo().AtomRings()]
-
-
-def _charges(mol: Mol) -> list[int]:
-    return [atom.GetFormalCharge() for atom in mol.GetAtoms()]
 
 
 def _typed_paths(mol: Mol, length: int) -> Iterator[tuple[Path, tuple[int, ...]]]:

@@ -1,51 +1,102 @@
-"""Strain: what a force field gains by relaxing the generated coordinates."""
+"""Strain: how much energy a molecule loses, and how far its atoms move, when its coordinates are relaxed."""
 
-import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
-from rdkit.Chem import Mol
+from rdkit.Chem import Mol, rdMolAlign
 
 from moldiff import chem
-from moldiff.metrics.core import Metric
+from moldiff.metrics.core import Metric, rate
+from moldiff.metrics.sampling import Draw, draw
 from moldiff.metrics.validity import sanitised
 
+MMFF94S = (
+    f"at most {chem.MAX_RELAXATION_STEPS} steps of MMFF94s relaxation from the given coordinates "
+    "(10.1002/(SICI)1096-987X(199905)20:7<720::AID-JCC7>3.0.CO;2-X)"
+)
 
-def strain_metric(mols: Sequence[Mol | None], table: pd.DataFrame, n: int = 1000, seed: int = 0) -> Metric:
-    """Median MMFF94s relaxation energy (kcal/mol) over ``n`` random valid & connected molecules with coordinates.
 
-    ``table``: the facts of the same ``mols``. The choice depends on the seed and the molecules, not on their order.
+class Relaxation(NamedTuple):
+    """Of one molecule. Energies and distances are NaN, and ``failure`` says why, where there is no relaxed structure."""
+
+    energy: float = math.nan  # released, kcal/mol
+    rmsd: float = math.nan  # of all atoms from where they were, structures superposed, Å
+    rmsd_heavy: float = math.nan  # the same, superposing and measuring only atoms other than hydrogen, Å
+    failure: str = ""
+
+
+def mmff_relaxation(mol: Mol | None) -> Relaxation:
+    """MMFF94s relaxation of a copy of ``mol``; the failures are "not valid", "no coordinates", "parameters", "energy"."""
+    copy, failure = ready(mol)
+    if copy is None:
+        return Relaxation(failure=failure)
+    found = chem.relax(copy)
+    if found is None:
+        return Relaxation(failure="parameters")  # MMFF94s knows no such atoms
+    return relaxation(copy, found[1], found[0])
+
+
+def relaxation(before: Mol, after: Mol, energy: float) -> Relaxation:
+    """The relaxation from one conformer to another that released ``energy`` (kcal/mol)."""
+    if not math.isfinite(energy):
+        return Relaxation(failure="energy")  # of atoms that coincide or are nowhere
+    heavy = [atom.GetIdx() for atom in before.GetAtoms() if atom.GetAtomicNum() != 1]
+    return Relaxation(energy, _rmsd(before, after, range(before.GetNumAtoms())), _rmsd(before, after, heavy))
+
+
+def ready(mol: Mol | None) -> tuple[Mol | None, str]:
+    """(sanitised copy with coordinates, "") or (None, why not)."""
+    with chem.quiet():
+        copy = None if mol is None else sanitised(mol)[0]
+    if copy is None:
+        return None, "not valid"
+    return (copy, "") if copy.GetNumConformers() else (None, "no coordinates")
+
+
+def strain_metrics(mols: Sequence[Mol | None], table: pd.DataFrame, count: int = 1000, seed: int = 0) -> list[Metric]:
+    """The MMFF94s strain of ``count`` random molecules; ``table``: the facts of the same ``mols``."""
+    drawn = draw_for_strain(mols, table, count, seed)
+    return relaxation_metrics("strain", MMFF94S, relax_all(mmff_relaxation, mols, drawn), drawn)
+
+
+def draw_for_strain(mols: Sequence[Mol | None], table: pd.DataFrame, count: int, seed: int) -> Draw:
+    """``count`` of the valid & connected molecules with coordinates."""
+    return draw(mols, table, table["valid"] & (table["fragments"] == 1) & table["coordinates"], count, seed)
+
+
+def relax_all(relax: Callable[[Mol | None], Relaxation], mols: Sequence[Mol | None], drawn: Draw) -> pd.DataFrame:
+    """A :class:`Relaxation` a row, indexed like the input, of the molecules drawn."""
+    found = [relax(mols[row]) for row in drawn.rows]
+    return pd.DataFrame(found, index=list(drawn.rows), columns=list(Relaxation._fields))
+
+
+def relaxation_metrics(name: str, method: str, relaxations: pd.DataFrame, drawn: Draw) -> list[Metric]:
+    """Medians of the energies and distances, and the share of molecules that could be relaxed at all.
+
+    ``name``: of the energy metric and before the names of the others; ``method``: as the definitions put it;
+    ``relaxations``: from :func:`relax_all`, or its parts put together.
     """
-    candidates = table.index[table["valid"] & (table["fragments"] == 1) & table["coordinates"]]
-    chosen = sorted(candidates, key=lambda row: _lot(mols[row], table.at[row, "smiles_stereo"], seed))[:n]
-    energies = pd.Series({row: relaxation_energy(mols[row]) for row in chosen}, name="strain", dtype=float)
-    computed = energies.dropna()
-    definition = (
-        f"median MMFF94s energy (kcal/mol) released by at most {chem.MAX_RELAXATION_STEPS} steps of relaxation from "
-        f"the given coordinates (10.1002/(SICI)1096-987X(199905)20:7<720::AID-JCC7>3.0.CO;2-X), over {len(computed)} "
-        f"molecules: of {len(candidates)} valid & connected ones, {len(chosen)} drawn at random (seed {seed}), "
-        f"{len(chosen) - len(computed)} of them without parameters or a finite energy"
-    )
-    value = float(computed.median()) if len(computed) else math.nan
-    return Metric("strain", value, None, len(computed), definition, energies)
+    relaxed = relaxations["failure"] == ""
+    failures = relaxations.loc[~relaxed, "failure"].value_counts().sort_index()
+    named = ", ".join(f"{number} {why}" for why, number in failures.items()) or "none"
+    sample = f"valid & connected molecules with coordinates ({drawn})"
+    texts = {"energy": "energy (kcal/mol) released by", "rmsd": "RMSD (Å) of all atoms, superposed, after",
+             "rmsd_heavy": "RMSD (Å) of the heavy atoms, superposed, after"}  # fmt: skip
+    metrics = []
+    for column, text in texts.items():
+        label = name if column == "energy" else f"{name}_{column}"
+        values = relaxations[column].dropna()
+        value = float(values.median()) if len(values) else math.nan
+        definition = f"median {text} {method}, of {len(values)} {sample}; failures: {named}"
+        metrics.append(Metric(label, value, None, len(values), definition, relaxations[column].rename(label)))
+    definition = f"{sample} that {method} brings to an end; failures: {named}"
+    return [*metrics, rate(f"{name}_relaxed", relaxed.sum(), len(relaxations), definition, relaxed)]
 
 
-def relaxation_energy(mol: Mol) -> float:
-    """MMFF94s energy that a relaxed copy of ``mol`` loses, kcal/mol; NaN where there is none.
-
-    That is so for molecules without a conformer or that RDKit does not sanitise, atoms without MMFF94s parameters and
-    non-finite energies (coinciding or undefined positions).
-    """
-    copy, _ = sanitised(mol)
-    if copy is None or copy.GetNumConformers() == 0:
+def _rmsd(before: Mol, after: Mol, atoms: Sequence[int]) -> float:
+    """After the best superposition, each atom compared with itself; NaN for no atoms."""
+    if not len(atoms):
         return math.nan
-    released = chem.strain(copy)
-    return released if released is not None and math.isfinite(released) else math.nan
-
-
-def _lot(mol: Mol, smiles: str, seed: int) -> bytes:
-    """The place of a molecule in the random draw: a hash of the seed, its SMILES and its coordinates."""
-    coordinates = np.sort(mol.GetConformer().GetPositions(), axis=None)
-    return hashlib.sha256(f"{seed} {smiles} ".encode() + coordinates.tobytes()).digest()
+    return rdMolAlign.GetAlignmentTransform(after, before, atomMap=[(i, i) for i in atoms])[0]

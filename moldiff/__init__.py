@@ -1,16 +1,20 @@
 """moldiff: an E(3)-equivariant diffusion model for drug-like molecules in 3D.
 
-``moldiff.load("qm9").generate(100, seed=0)`` yields records with RDKit molecules.
+``moldiff.load("qm9").generate(100, seed=0)`` yields records with RDKit molecules; ``moldiff.evaluate(mols)`` judges any.
 """
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "evaluate", "load"]
 
 
 def __getattr__(name: str):
-    """Import torch only when a model is asked for, so that ``import moldiff`` and ``moldiff --help`` are instant."""
+    """Import torch only when it is needed, so that ``import moldiff`` and ``moldiff --help`` are instant."""
     if name == "load":
         from moldiff.generation import load
 
         return load
+    if name == "evaluate":
+        from moldiff.report import evaluate
+
+        return evaluate
     raise AttributeError(f"module 'moldiff' has no attribute {name!r}")

@@ -15,6 +15,7 @@ from moldiff.terminal import Interrupted, bar, fail, interruptible, one_line_err
 
 if TYPE_CHECKING:
     from moldiff.attempts import Request
+    from moldiff.datasets.library import Library
     from moldiff.generation import Generator
     from moldiff.outputs import Output, StandardOutput
 
@@ -22,6 +23,8 @@ EXIT_CODES = (
     "Exit codes: 0 all done, 1 training or checks failed, 2 bad input, 3 fewer molecules than asked, "
     "130 interrupted (Ctrl-C), 143 terminated."
 )
+
+FEW = 100  # training molecules
 
 app = typer.Typer(
     help="Generate real, drug-like molecules in 3D with an E(3)-equivariant diffusion model.", epilog=EXIT_CODES,
@@ -57,7 +60,10 @@ def generate(
         str, typer.Option("-o", "--output", help=".sdf .smi .csv .parquet .xyz by suffix; - is SDF on standard output.")
     ] = "molecules.sdf",
     model: Annotated[str, typer.Option(help="A shipped model's name or a weights file.")] = "qm9",
-    steps: Annotated[int, typer.Option(help="Network evaluations per molecule.")] = 50,
+    quality: Annotated[
+        str | None, typer.Option(help="fast, balanced or best: 30, 50 or 100 evaluations.", show_default="balanced")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Instead: network evaluations per molecule.")] = None,
     seed: Annotated[int, typer.Option(help="Molecule k of a seed is always the same.")] = 0,
     n_atoms: Annotated[
         str | None, typer.Option(help="Heavy atoms: 9, or a range 5-9.", show_default="as in the training data")
@@ -84,18 +90,18 @@ def generate(
     Example: moldiff generate -n 100 -o molecules.sdf
     """
     with one_line_errors():
+        from moldiff.attempts import choose_sampler
         from moldiff.generation import Request, load
         from moldiff.outputs import Output, StandardOutput, is_complete
-        from moldiff.samplers import Sampler
 
         batch = None if batch_size == "auto" else _positive(batch_size, f"--batch-size {batch_size}", "or auto")
         sizes = _range(n_atoms)
         generator = load(model, device)
-        sampler = Sampler(steps=steps)
+        sampler = choose_sampler(quality, steps)
         request = Request(n, seed, sampler, sizes, unique, max_attempts, time_limit)
         request.check(generator.model)
         provenance = _provenance(generator, sampler.evaluations)
-        identity = {"model": generator.hash, "seed": seed, "steps": steps, "n_atoms": n_atoms, "unique": unique}
+        identity = {"model": generator.hash, "seed": seed, "steps": sampler.steps, "n_atoms": n_atoms, "unique": unique}
         if output == "-":
             if resume:
                 fail("--resume: standard output cannot be resumed; write to a file")
@@ -226,32 +232,110 @@ def _positive(text: str, option: str, remedy: str) -> int:
     return int(text)
 
 
-@data_app.command("prepare")
+@data_app.command("prepare", epilog=EXIT_CODES)
 def prepare(
-    source: Annotated[str, typer.Argument(help="qm9")],
+    sources: Annotated[
+        list[str], typer.Argument(help="qm9, or your own SDF, SMILES (.smi .txt), CSV, TSV, Parquet or XYZ; .gz too.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to make.")],
-    archive: Annotated[Path | None, typer.Option(help="A local qm9pack wheel or the original QM9 archive.")] = None,
+    archive: Annotated[Path | None, typer.Option(help="qm9: a local qm9pack wheel or the original archive.")] = None,
+    column: Annotated[str | None, typer.Option(help="Of a table: the one with SMILES.", show_default="by name")] = None,
+    property_: Annotated[
+        list[str] | None,
+        typer.Option("--property", help="A column or SDF data field of numbers, NAME or NAME:unit; repeatable."),
+    ] = None,
+    hydrogens: Annotated[str | None, typer.Option(help="explicit or implicit.", show_default="explicit")] = None,
+    largest_fragment: Annotated[bool, typer.Option("--largest-fragment", help="Of salts and mixtures.")] = False,
+    neutralise: Annotated[bool, typer.Option("--neutralise", help="Add or remove protons where charged.")] = False,
+    charge: Annotated[int, typer.Option(help="Of each molecule of an XYZ file, e.")] = 0,
+    max_heavy: Annotated[int, typer.Option(help="Heavy atoms; larger molecules are dropped.", min=1)] = 50,
+    min_count: Annotated[int, typer.Option(help="Molecules that must have an element with its charge.", min=1)] = 1,
+    vocabulary_of: Annotated[
+        str | None, typer.Option(help="Only what this model knows: a shipped name or a file.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="random, or scaffold: each in one part only.")] = "random",
+    valid: Annotated[float, typer.Option(help="Share held out for validation.")] = 0.1,
+    test: Annotated[float, typer.Option(help="Share held out for the test.")] = 0.1,
+    seed: Annotated[int, typer.Option(help="Of the conformers and the split.")] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds for a molecule; beyond them it is dropped.")] = 60.0,
     jobs: Annotated[int | None, typer.Option(help="Processes [default: all cores].", min=1)] = None,
     force: Force = False,
 ) -> None:
-    """Build a training set and report what was read, kept and dropped, and why."""
+    """Build a training set and report what was read, kept and dropped, and why.
+
+    Files of your own: molecules without 3D coordinates get a conformer (ETKDGv3, MMFF94s). The same command goes on
+    where an interrupted one ended. Example: moldiff data prepare series.csv --property pIC50 -o series
+    """
+    started = time.monotonic()
     with one_line_errors():
-        from moldiff.datasets.qm9 import prepare_qm9
+        from moldiff.datasets.curation import Curation
+        from moldiff.datasets.library import Library
         from moldiff.errors import RequestError
 
-        if source != "qm9":
-            raise RequestError(f"data set {source!r}: this version prepares qm9")
+        vocabulary, hydrogens = _vocabulary_of(vocabulary_of, hydrogens)
+        curation = Curation(hydrogens, max_heavy, largest_fragment, neutralise, charge, vocabulary, seed)
+        properties = tuple((name, unit) for name, _, unit in (text.partition(":") for text in property_ or []))
+        files = [Path(source) for source in sources]
+        library = Library(files, column, properties, curation, min_count, split, valid, test, timeout)
+        own = sources != ["qm9"]
+        _check_given(library, own, archive)
         if (output / "meta.json").exists() and not force:
             raise RequestError(f"-o {output}: holds a prepared set already; --force makes it again")
-        started = time.monotonic()
-        with _progress_of("preparing") as report:
-            meta = prepare_qm9(archive, output, jobs, report)
+        meta = _prepare_own(library, output, jobs, force) if own else _prepare_qm9(archive, output, jobs)
+    _print_set(meta, output, time.monotonic() - started)
+
+
+def _check_given(library: "Library", own: bool, archive: Path | None) -> None:
+    """Refuse options that do not go with the source."""
+    from moldiff.errors import RequestError
+
+    if own and archive is not None:
+        raise RequestError(f"--archive {archive}: for qm9 only; leave it out")
+    if not own and library != type(library)(library.files):
+        raise RequestError("qm9: only --archive, --jobs and --force go with it; leave the other options out")
+
+
+def _vocabulary_of(model: str | None, hydrogens: str | None) -> tuple[tuple[str, ...] | None, str]:
+    """The tokens that may occur (None: all), and whether hydrogens are explicit or implicit."""
+    if model is None:
+        return None, hydrogens or "explicit"
+    from moldiff.errors import RequestError
+    from moldiff.model import Model
+    from moldiff.weights import find_weights
+
+    data = Model.load(find_weights(model)).data
+    if hydrogens not in (None, data.hydrogens):
+        raise RequestError(f"--hydrogens {hydrogens}: those of model {model} are {data.hydrogens}; leave it out")
+    return data.vocabulary, data.hydrogens
+
+
+def _prepare_qm9(archive: Path | None, output: Path, jobs: int | None) -> dict[str, Any]:
+    from moldiff.datasets.qm9 import prepare_qm9
+
+    with _progress_of("preparing") as report:
+        return prepare_qm9(archive, output, jobs, report)
+
+
+def _prepare_own(library: "Library", output: Path, jobs: int | None, force: bool) -> dict[str, Any]:
+    from moldiff.datasets.preparing import prepare_library
+
+    try:
+        with interruptible(), _progress_of("preparing") as report:
+            return prepare_library(library, output, jobs, report, force)
+    except Interrupted as stop:
+        fail("stopped; the same command goes on from there", stop.code)
+
+
+def _print_set(meta: dict[str, Any], output: Path, seconds: float) -> None:
     counts = meta["counts"]
     typer.echo(f"read {counts['read']}, kept {counts['kept']}, dropped {sum(counts['dropped'].values())}")
     for reason, number in counts["dropped"].items():
-        typer.echo(f"  dropped, {reason}: {number} (rows {', '.join(map(str, counts['dropped_rows'][reason]))})")
+        rows = counts.get("dropped_rows", {}).get(reason)
+        typer.echo(f"  dropped, {reason}: {number}" + (f" (rows {', '.join(map(str, rows))})" if rows else ""))
+    if counts["dropped"] and "dropped_rows" not in counts:
+        typer.echo(f"  each with its row and reason in {output / 'dropped.csv'}")
     splits = ", ".join(f"{k} {v}" for k, v in meta["molecules"].items())
-    typer.echo(f"{splits}; vocabulary {' '.join(meta['vocabulary'])}; {time.monotonic() - started:.0f} s → {output}")
+    typer.echo(f"{splits}; vocabulary {' '.join(meta['vocabulary'])}; {seconds:.0f} s → {output}")
 
 
 @contextmanager
@@ -287,8 +371,11 @@ def train(
         device = choose_device(device)
         seconds = None if max_minutes is None else 60 * max_minutes
         steps, batch = settings.train.steps, settings.train.batch
-        name = read_meta(data)["name"]
-        typer.echo(f"{settings.preset} on {name}: {steps} steps of {batch} on {device} → {output}", err=True)
+        meta = read_meta(data)
+        typer.echo(f"{settings.preset} on {meta['name']}: {steps} steps of {batch} on {device} → {output}", err=True)
+        if (count := meta["molecules"]["train"]) < FEW:
+            text = f"only {count} training molecules: expect copies of them; check with `moldiff evaluate --reference`"
+            typer.echo(f"warning: {text}", err=True)
         started, last = time.monotonic(), {"step": steps}
         with _training_progress(steps) as report:
             show = lambda row: (last.update(row), report(row))  # noqa: E731
@@ -379,27 +466,77 @@ def cite() -> None:
 
 @app.command(epilog=EXIT_CODES)
 def evaluate(
-    file: Annotated[Path, typer.Argument(help="An SDF with hydrogens and coordinates.")],
+    file: Annotated[Path, typer.Argument(help="SDF, XYZ, SMILES (.smi .txt), CSV, TSV or Parquet; .gz too.")],
     reference: Annotated[
-        Path | None, typer.Option(help="SMILES, one a line (such as train.smi of a prepared set), for novelty and FCD.")
+        str | None, typer.Option(help="qm9, moses or a file with bonds: for novelty, FCD and similarity.")
     ] = None,
-    fcd: Annotated[bool, typer.Option("--fcd", help="Fréchet ChemNet distance, with moldiff[eval].")] = False,
-    strain: Annotated[int, typer.Option(help="Relax this many molecules, drawn at random by --seed.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="Of the draw for --strain.")] = 0,
-    jobs: Annotated[int, typer.Option(help="Processes; no result depends on it.", min=1)] = 1,
+    protocol: Annotated[
+        str | None, typer.Option(help="model-bonds, edm-table or moses.", show_default="by what the file holds")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Of a table: the one with SMILES.", show_default="by name")] = None,
+    fcd: Annotated[
+        bool | None, typer.Option("--fcd/--no-fcd", help="Fréchet ChemNet distance.", show_default="with a reference")
+    ] = None,
+    strain: Annotated[int, typer.Option(help="Relax so many by MMFF94s, drawn at random by --seed.", min=0)] = 1000,
+    posebusters: Annotated[
+        str | None,
+        typer.Option(help="Check so many by PoseBusters, drawn by --seed, or all.", show_default="1000 if installed"),
+    ] = None,
+    xtb: Annotated[int, typer.Option(help="Relax so many by GFN2-xTB, about a second each.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of these draws.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes. Does not change the result.", min=1)] = 1,
+    timeout: Annotated[float, typer.Option(help="Seconds; a molecule that takes longer is a failure.")] = 30.0,
     json_path: Annotated[Path | None, typer.Option("--json", help="Write every metric here.")] = None,
     csv_path: Annotated[Path | None, typer.Option("--csv", help="Write the table of molecules here.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a report for human review to this HTML file.")] = None,
 ) -> None:
-    """Judge molecules: stability, validity, uniqueness, novelty, each with its numerator, denominator and rule."""
+    """Judge molecules of any generator as they are written; every number with its counts and its rule.
+
+    Records that cannot be read are counted and named. Example: moldiff evaluate molecules.sdf --reference qm9
+    """
     with one_line_errors():
         from moldiff.report import evaluate_file
 
-        evaluation = evaluate_file(file, reference, with_fcd=fcd, strain=strain, seed=seed, jobs=jobs)
+        poses = sys.maxsize if posebusters == "all" else posebusters and _count(posebusters, "--posebusters")
+        _check_folders(json_path, csv_path, report)
+        with interruptible(), _stages() as progress:
+            try:
+                evaluation = evaluate_file(
+                    file, reference, protocol=protocol, column=column, fcd=fcd, strain=strain, posebusters=poses, xtb=xtb,
+                    jobs=jobs, timeout=timeout, seed=seed, progress=progress,
+                )  # fmt: skip
+            except Interrupted as stop:
+                fail("interrupted; nothing was written", stop.code)
         if json_path:
             json_path.write_text(json.dumps(evaluation.to_dict(), indent=1))
         if csv_path:
             evaluation.table.to_csv(csv_path, index=False)
+        if report:
+            from moldiff.html import write_html
+
+            write_html(evaluation, report)
     evaluation.print()
+
+
+@contextmanager
+def _stages() -> Iterator[Any]:
+    """A bar for the stage in work; for callers that report (stage, done, total or None)."""
+    with bar("{task.description}", "{task.completed}") as shown:
+        task = shown.add_task("starting", total=None)
+        yield lambda stage, done, total: shown.update(task, description=stage, completed=done, total=total)
+
+
+def _count(text: str, option: str) -> int:
+    return 0 if text == "0" else _positive(text, f"{option} {text}", "or all")
+
+
+def _check_folders(*paths: Path | None) -> None:
+    """Refuse before any work what could not be written at the end."""
+    from moldiff.errors import RequestError
+
+    for path in paths:
+        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+            raise RequestError(f"{path}: is a folder, or its folder does not exist; name a file in one that does")
 
 
 def generate_molecules() -> None:

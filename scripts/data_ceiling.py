@@ -1,30 +1,36 @@
 """What a prepared set itself scores: the ceiling of every metric, under the same rules as generated molecules.
 
-python scripts/data_ceiling.py qm9 --split test --strain 1000
+python scripts/data_ceiling.py qm9 --split test --strain 1000 --reference qm9 --jobs 2
 """
 
 import argparse
+import json
 from pathlib import Path
 
-import pandas as pd
-
+import moldiff
 from moldiff.chem import to_rdkit
 from moldiff.datasets.prepared import SPLITS, read_meta, read_split
-from moldiff.metrics import evaluate
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a prepared set")
     parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("--protocol", help="model-bonds, edm-table or moses [default: the first two]")
+    parser.add_argument("--reference", help="qm9, moses or a file [default: none]")
     parser.add_argument("--strain", type=int, default=1000, help="molecules relaxed [default: 1000]")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--json", type=Path, help="write every metric here")
     arguments = parser.parse_args()
     vocabulary = read_meta(arguments.data)["vocabulary"]
     buckets = read_split(arguments.data, arguments.split).buckets().values()
     mols = [mol for molecules, _ in buckets for mol in to_rdkit(molecules, vocabulary)]
-    table = evaluate(mols, strain=arguments.strain).to_frame().drop(columns="definition")
-    with pd.option_context("display.width", 120, "display.max_rows", None):
-        print(f"{arguments.data} {arguments.split}: {len(mols)} molecules\n{table.round(4)}")
+    found = moldiff.evaluate(
+        mols, arguments.reference, protocol=arguments.protocol, strain=arguments.strain, jobs=arguments.jobs
+    )
+    found.print()
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found.to_dict(), indent=1))
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from rdkit import Chem
 from typer.testing import CliRunner, Result
 
 from moldiff import cli, generation
-from moldiff.attempts import Request
-from moldiff.samplers import Sampler
+from moldiff.attempts import Request, choose_sampler
+from moldiff.samplers import QUALITIES
 
 SAMPLE = Path(__file__).parents[1] / "data" / "qm9_sample"
 STEPS = "--steps=6"
@@ -116,7 +116,8 @@ class TestGenerate:
 
         defaults = {k: p.default for k, p in inspect.signature(cli.generate).parameters.items()}
         request = Request(1)
-        assert [defaults[k] for k in ("steps", "seed", "unique")] == [Sampler().steps, request.seed, request.unique]
+        assert [defaults[k] for k in ("seed", "unique")] == [request.seed, request.unique]
+        assert choose_sampler(defaults["quality"], defaults["steps"]) == request.sampler == QUALITIES["balanced"]
 
     def test_a_complete_file_is_not_made_again(self, generate):
         generate("-n", 3, "-o", "out.sdf")
@@ -162,6 +163,31 @@ def damaged(trained: Path, how: str) -> Path:
     return path
 
 
+class TestOwnMolecules:
+    def test_from_a_file_to_a_model(self, folder):
+        """Prepared, trained on from shipped weights, and made again only when told to."""
+        smiles = ["CCO", "CCN", "CCC", "C=O", "CC=O", "CO", "CN", "CCCl", "C1CC"]
+        Path("own.csv").write_text("id,smiles,logS\n" + "".join(f"m{k},{s},{k}\n" for k, s in enumerate(smiles)))
+        command = ["data", "prepare", "own.csv", "--vocabulary-of", "qm9", "-o", "set", "--jobs", "1"]
+        result = run(*command)
+        assert result.exit_code == 0, result.stderr
+        assert "read 9, kept 7, dropped 2" in result.stdout
+        assert "dropped, element: 1\n  dropped, unreadable: 1\n" in result.stdout
+        rows = Path("set/dropped.csv").read_text().splitlines()
+        assert rows[1].startswith("own.csv,8,line 9,m7,element,")
+        assert rows[2].startswith("own.csv,9,line 10,m8,unreadable,")
+        assert one_line(run(*command)).endswith("--force makes it again")
+        trained = run("train", "set", "--init-from", "qm9", "--set", "train.steps=1", "-o", "run", "--device", "cpu")
+        assert trained.exit_code == 0, trained.stderr
+        assert "warning: only 5 training molecules: expect copies of them" in trained.stderr
+        assert run("info", "run/weights.safetensors", "--json").exit_code == 0
+        again = run(*command, "--property", "logS:log mol/L", "--split", "scaffold", "--force")
+        assert again.exit_code == 0, again.stderr
+        refused = run("train", "set", "--init-from", "qm9", "-o", "other")
+        assert refused.exit_code == 1
+        assert "property logS in log mol/L is not one of its own (" in refused.stderr.splitlines()[-1]
+
+
 class TestRefusals:
     """Value, place and remedy in one line, exit code 2, nothing written."""
 
@@ -171,6 +197,8 @@ class TestRefusals:
             ("-n 0", "-n 0: ask for at least one molecule"),
             ("-n -4", "-n -4: ask for at least one molecule"),
             ("--steps 1", "--steps 1: at least 2 are needed"),
+            ("--quality good", "--quality good: there are fast, balanced, best"),
+            ("--quality best", "--quality best --steps 6: a quality sets the steps; give one of the two"),
             ("--seed -1", "--seed -1: must be between 0 and 2^63 - 1"),
             ("--n-atoms 3", "--n-atoms 3: model four molecules knows molecules of 1 to 2 heavy atoms; stay within"),
             ("--n-atoms 1-9", "--n-atoms 1-9: model four molecules knows molecules of 1 to 2 heavy atoms; stay within"),
@@ -244,13 +272,29 @@ class TestRefusals:
         assert one_line(run("train", *data, *arguments, "-o", "run")).startswith(message)
         assert files(folder) == []
 
-    def test_data(self, folder):
-        assert one_line(run("data", "prepare", "qm8", "-o", "set")) == "data set 'qm8': this version prepares qm9"
+    def test_a_prepared_set_is_not_overwritten(self, folder):
         Path("set").mkdir()
         Path("set/meta.json").write_text("{}")
         assert one_line(run("data", "prepare", "qm9", "-o", "set")) == (
             "-o set: holds a prepared set already; --force makes it again"
         )
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ("qm8", "qm8: format without suffix is not read; give .sdf "),
+            ("absent.smi", "absent.smi: no such file"),
+            ("qm9 --column smiles", "qm9: only --archive, --jobs and --force go with it; leave the other options out"),
+            ("qm9 --neutralise", "qm9: only --archive, --jobs and --force go with it; leave the other options out"),
+            ("a.smi --archive a", "--archive a: for qm9 only; leave it out"),
+            ("a.smi --vocabulary-of qm9 --hydrogens implicit", "--hydrogens implicit: those of model qm9 are explicit"),
+            ("a.smi a.smi", "file a.smi: given twice; give it once"),
+        ],
+    )
+    def test_data(self, folder, arguments, message):
+        Path("a.smi").write_text("CCO\n")
+        assert one_line(run("data", "prepare", *arguments.split(), "-o", "set")).startswith(message)
+        assert files(folder) == ["a.smi"]
 
     @pytest.mark.parametrize("arguments", ["-n x", "--steps 1.5", "--workers 0", "--nonsense", "surplus"])
     def test_usage(self, generate, folder, arguments):

@@ -9,12 +9,18 @@ A prepared set is a directory::
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, fields, replace
+from math import prod
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
 import torch
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
 from moldiff.errors import MoldiffError
 from moldiff.files import write_atomically
@@ -26,6 +32,22 @@ SPLITS = ("train", "valid", "test")
 
 class PreparedDataError(MoldiffError):
     """A prepared set is missing, incomplete or of another format; the message names the file and the remedy."""
+
+
+class Structure(NamedTuple):
+    """One molecule of n atoms and b bonds."""
+
+    number: np.ndarray  # (n,) uint8, atomic numbers
+    charge: np.ndarray  # (n,) int8, formal charges, e
+    pos: np.ndarray  # (n, 3) float32, Å
+    bond_index: np.ndarray  # (b, 2) int16, i < j, sorted
+    bond_order: np.ndarray  # (b,) uint8, Kekulé orders 1–3
+    smiles: str  # canonical, without stereo
+
+    @property
+    def kinds(self) -> list[tuple[int, int]]:
+        """(atomic number, charge) of every atom."""
+        return list(zip(self.number.tolist(), self.charge.tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -43,6 +65,47 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.n_atoms)
+
+    @classmethod
+    def pack(
+        cls,
+        molecules: Sequence[Structure],
+        kinds: Sequence[tuple[int, int]],
+        properties: np.ndarray,
+        source: Sequence[int],
+    ) -> "Split":
+        """``kinds``: (atomic number, charge) of each token; ``properties``: (M, P)."""
+        token = {kind: k for k, kind in enumerate(kinds)}
+        return cls(
+            n_atoms=np.array([len(m.number) for m in molecules], dtype=np.int32),
+            n_bonds=np.array([len(m.bond_order) for m in molecules], dtype=np.int32),
+            atom=np.array([token[kind] for m in molecules for kind in m.kinds], dtype=np.uint8),
+            pos=np.concatenate([np.zeros((0, 3), np.float32), *(m.pos for m in molecules)]),
+            bond_index=np.concatenate([np.zeros((0, 2), np.int16), *(m.bond_index for m in molecules)]),
+            bond_order=np.concatenate([np.zeros(0, np.uint8), *(m.bond_order for m in molecules)]),
+            properties=np.asarray(properties, dtype=np.float32),
+            source=np.array(source, dtype=np.int64),
+        )
+
+    def select(self, chosen: np.ndarray) -> "Split":
+        """The molecules where ``chosen``, (M,) bool, is True."""
+        atoms, bonds = np.repeat(chosen, self.n_atoms), np.repeat(chosen, self.n_bonds)
+        return Split(
+            self.n_atoms[chosen], self.n_bonds[chosen], self.atom[atoms], self.pos[atoms], self.bond_index[bonds],
+            self.bond_order[bonds], self.properties[chosen], self.source[chosen],
+        )  # fmt: skip
+
+    def with_vocabulary(self, old: Sequence[str], new: Sequence[str]) -> "Split":
+        """The same molecules with tokens of ``new``, matched by name; every token that occurs must be in it."""
+        place = np.array([new.index(name) if name in new else -1 for name in old])
+        atom = place[self.atom]
+        assert (atom >= 0).all(), "a token that the new vocabulary lacks"
+        return replace(self, atom=atom.astype(np.uint8))
+
+    def having(self, tokens: Sequence[int]) -> np.ndarray:
+        """(M,) bool: which molecules hold any of the tokens."""
+        molecule = np.repeat(np.arange(len(self)), self.n_atoms)
+        return np.bincount(molecule, np.isin(self.atom, tokens), len(self)) > 0
 
     def buckets(self) -> dict[int, tuple[Molecules, torch.Tensor]]:
         """Exact-size batches: {n: (all molecules of n atoms, their rows in this split)}; tokens stay uint8."""
@@ -69,46 +132,118 @@ class Split:
         assert bond_start[-1] == len(self.bond_order)
         return buckets
 
-    def statistics(self, n_tokens: int, heavy: np.ndarray) -> dict:
-        """What a model must know of its data. ``heavy``: (tokens,) bool, False for hydrogen.
 
-        ``coordinate_std`` is the root mean square of a coordinate about the molecule's centre (Å);
-        marginals are over atoms and over unordered pairs of different atoms.
-        """
-        molecule = np.repeat(np.arange(len(self)), self.n_atoms)
-        centre = np.stack([np.bincount(molecule, self.pos[:, k], len(self)) for k in range(3)], 1)
-        centre /= self.n_atoms[:, None]
-        deviation = self.pos - centre[molecule]
-        n_heavy = np.bincount(molecule, heavy[self.atom], len(self)).astype(int)
-        sizes, counts = np.unique(np.stack([n_heavy, self.n_atoms], 1), axis=0, return_counts=True)
-        pairs = (self.n_atoms.astype(np.int64) * (self.n_atoms - 1) // 2).sum()
-        orders = np.bincount(self.bond_order, minlength=BOND_CLASSES)
-        orders[0] = pairs - orders[1:].sum()
-        tokens = np.bincount(self.atom, minlength=n_tokens)
-        return {
-            "coordinate_std": float(np.sqrt((deviation.astype(np.float64) ** 2).mean())),
-            "atom_marginal": (tokens / tokens.sum()).tolist(),
-            "bond_marginal": (orders / orders.sum()).tolist(),
-            "size_histogram": [[int(h), int(n), int(c)] for (h, n), c in zip(sizes, counts, strict=True)],
-        }
+def sort_kinds(kinds: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(atomic number, charge) in the order of a vocabulary: elements in order, of each the neutral first, then by charge."""
+    return sorted(kinds, key=lambda kind: (kind[0], kind[1] != 0, kind[1]))
 
 
-def write_prepared(directory: Path, splits: dict[str, Split], smiles: dict[str, list[str]], meta: dict) -> dict:
-    """Write all splits and the metadata, last: a directory with ``meta.json`` is complete. Returns the metadata."""
+Chunk = tuple[Split, Sequence[str]]  # some molecules and their canonical SMILES
+
+
+def statistics(splits: Iterable[Split], n_tokens: int, heavy: np.ndarray) -> dict:
+    """What a model must know of its data, piece by piece. ``heavy``: (tokens,) bool, False for hydrogen.
+
+    ``coordinate_std`` is the root mean square of a coordinate about the molecule's centre (Å);
+    marginals are over atoms and over unordered pairs of different atoms.
+    """
+    squares, tokens, orders = 0.0, np.zeros(n_tokens, dtype=np.int64), np.zeros(BOND_CLASSES, dtype=np.int64)
+    sizes: dict[tuple[int, int], int] = {}
+    for split in splits:
+        squares += float((_deviation(split).astype(np.float64) ** 2).sum())
+        tokens += np.bincount(split.atom, minlength=n_tokens)
+        found = np.bincount(split.bond_order, minlength=BOND_CLASSES)
+        found[0] = (split.n_atoms.astype(np.int64) * (split.n_atoms - 1) // 2).sum() - found.sum()
+        orders += found
+        molecule = np.repeat(np.arange(len(split)), split.n_atoms)
+        n_heavy = np.bincount(molecule, heavy[split.atom], len(split)).astype(int)
+        for size in zip(n_heavy.tolist(), split.n_atoms.tolist(), strict=True):
+            sizes[size] = sizes.get(size, 0) + 1
+    return {
+        "coordinate_std": float(np.sqrt(squares / (3 * tokens.sum()))),
+        "atom_marginal": (tokens / tokens.sum()).tolist(),
+        "bond_marginal": (orders / orders.sum()).tolist(),
+        "size_histogram": [[*size, count] for size, count in sorted(sizes.items())],
+    }
+
+
+def _deviation(split: Split) -> np.ndarray:
+    """(A, 3) positions about the centre of their molecule, Å."""
+    molecule = np.repeat(np.arange(len(split)), split.n_atoms)
+    centre = np.stack([np.bincount(molecule, split.pos[:, k], len(split)) for k in range(3)], 1)
+    centre = centre / split.n_atoms[:, None]
+    return split.pos - centre[molecule]
+
+
+def property_statistics(values: np.ndarray, properties: Sequence[tuple[str, str]]) -> list[dict]:
+    """Mean, standard deviation (population), least and greatest of the known values of each (name, unit).
+
+    ``values``: (M, P), NaN where unknown. Raises :class:`PreparedDataError` where there is nothing to learn from.
+    """
+    rows = []
+    for (name, unit), column in zip(properties, values.astype(np.float64).T, strict=True):
+        known = column[~np.isnan(column)]
+        if len(known) == 0 or known.std() == 0:
+            text = f"is {known[0]:g} everywhere" if len(known) else "has no values"
+            raise PreparedDataError(f"property {name}: {text} in the training split; leave it out")
+        rows.append(
+            {"name": name, "unit": unit, **{of: float(getattr(known, of)()) for of in ("mean", "std", "min", "max")}}
+        )
+    return rows
+
+
+def write_prepared(directory: Path, splits: Mapping[str, Iterable[Chunk]], meta: dict) -> dict:
+    """Write all splits and the metadata, last: a directory with ``meta.json`` is complete. Returns the metadata.
+
+    Only one chunk of a split is in memory at a time; each has at least one, empty if need be.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    hashes = {}
-    for name, split in splits.items():
-        arrays = {f.name: np.ascontiguousarray(getattr(split, f.name)) for f in fields(Split)}
+    counts, hashes = {}, {}
+    for name, chunks in splits.items():
         path = directory / f"{name}.safetensors"
-        with write_atomically(path) as temporary:
-            temporary.write_bytes(save(arrays))  # save_file would deny other users of the machine to read it
-        with write_atomically(directory / f"{name}.smi") as temporary:
-            temporary.write_text("".join(f"{s}\n" for s in smiles[name]))
-        hashes[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    meta = {"format": FORMAT, **meta, "molecules": {k: len(v) for k, v in splits.items()}, "sha256": hashes}
+        with write_atomically(path) as arrays, write_atomically(directory / f"{name}.smi") as smiles:
+            counts[name] = _write_split(arrays, smiles, chunks)
+        with open(path, "rb") as file:
+            hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    meta = {"format": FORMAT, **meta, "molecules": counts, "sha256": hashes}
     with write_atomically(directory / "meta.json") as temporary:
         temporary.write_text(json.dumps(meta, indent=1))
     return meta
+
+
+def _write_split(path: Path, smiles_path: Path, chunks: Iterable[Chunk]) -> int:
+    """Number of molecules. Every array grows in a file of its own, for safetensors has them one after the other."""
+    with ExitStack() as stack:
+        files = {f.name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for f in fields(Split)}
+        lines = stack.enter_context(open(smiles_path, "w", encoding="utf-8"))
+        rows = dict.fromkeys(files, 0)
+        for split, smiles in chunks:
+            for name, file in files.items():
+                array = np.ascontiguousarray(getattr(split, name))
+                file.write(array.data)
+                rows[name] += len(array)
+            lines.writelines(f"{s}\n" for s in smiles)
+        shapes = {name: (array.dtype, (rows[name], *array.shape[1:])) for name, array in vars(split).items()}
+        with open(path, "wb") as out:
+            _concatenate(out, files, shapes)
+    return rows["n_atoms"]
+
+
+def _concatenate(out: IO[bytes], files: Mapping[str, IO[bytes]], shapes: Mapping[str, tuple[np.dtype, tuple]]) -> None:
+    """As :func:`safetensors.numpy.save` writes it, byte for byte: wide types first, floats before integers."""
+    names = sorted(shapes, key=lambda name: (-shapes[name][0].itemsize, shapes[name][0].kind != "f", name))
+    header, end = {}, 0
+    for name in names:
+        dtype, shape = shapes[name]
+        start, end = end, end + dtype.itemsize * prod(shape)
+        kind = dtype.kind.upper() + str(8 * dtype.itemsize)
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    out.write(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        files[name].seek(0)
+        shutil.copyfileobj(files[name], out)
 
 
 def read_meta(directory: Path) -> dict:

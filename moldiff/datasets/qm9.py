@@ -22,7 +22,15 @@ from typing import NamedTuple
 import numpy as np
 
 from moldiff.chem import Graph, graph_from_smiles, token_name
-from moldiff.datasets.prepared import SPLITS, Split, write_prepared
+from moldiff.datasets.prepared import (
+    SPLITS,
+    Split,
+    Structure,
+    property_statistics,
+    sort_kinds,
+    statistics,
+    write_prepared,
+)
 from moldiff.errors import MoldiffError
 
 HARTREE = 27.211386245988  # eV
@@ -74,17 +82,6 @@ class Row(NamedTuple):
     elements: str
     xyz: str  # Å
     properties: tuple[float, ...]  # in the order and units of PROPERTIES
-
-
-class Record(NamedTuple):
-    """One converted molecule of n atoms in file order, and b bonds."""
-
-    number: np.ndarray  # (n,) uint8
-    charge: np.ndarray  # (n,) int8
-    pos: np.ndarray  # (n, 3) float32, Å
-    bond_index: np.ndarray  # (b, 2) int16, i < j, sorted
-    bond_order: np.ndarray  # (b,) uint8
-    smiles: str  # canonical, without stereo
 
 
 def prepare_qm9(
@@ -212,7 +209,7 @@ def split_names(n: int) -> np.ndarray:
 
 def convert_all(
     rows: Sequence[Row], jobs: int = 1, progress: Callable[[int, int], None] | None = None
-) -> list[Record | str]:
+) -> list[Structure | str]:
     """:func:`convert` of every row, in order, by ``jobs`` processes."""
     chunks = [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
     if jobs == 1 or len(chunks) == 1:
@@ -222,8 +219,8 @@ def convert_all(
 
 
 def _gather(
-    parts: Iterable[list[Record | str]], total: int, progress: Callable[[int, int], None] | None
-) -> list[Record | str]:
+    parts: Iterable[list[Structure | str]], total: int, progress: Callable[[int, int], None] | None
+) -> list[Structure | str]:
     results = []
     for part in parts:
         results += part
@@ -232,11 +229,11 @@ def _gather(
     return results
 
 
-def _convert_chunk(rows: Sequence[Row]) -> list[Record | str]:
+def _convert_chunk(rows: Sequence[Row]) -> list[Structure | str]:
     return [convert(row) for row in rows]
 
 
-def convert(row: Row) -> Record | str:
+def convert(row: Row) -> Structure | str:
     """The graph of the row's SMILES laid onto its coordinates, or the reason why they do not belong together.
 
     Reasons: ``smiles`` (RDKit cannot read it), ``composition`` (other atoms than the coordinates), ``element order``,
@@ -313,7 +310,7 @@ def _assignments(
 
 def _record(
     graph: Graph, number: np.ndarray, pos: np.ndarray, place: np.ndarray, hydrogen: np.ndarray, parent: np.ndarray
-) -> Record:
+) -> Structure:
     """``place``: (N,) file index of each graph atom; ``parent``: file index of the atom that each hydrogen is on."""
     charge = np.zeros(len(number), dtype=np.int8)
     charge[place] = graph.charge
@@ -321,7 +318,7 @@ def _record(
     bond_order = np.concatenate([graph.bond_order, np.ones(len(hydrogen), dtype=int)])
     ends = np.sort(ends, 1)
     by_atom = np.lexsort((ends[:, 1], ends[:, 0]))
-    return Record(
+    return Structure(
         number.astype(np.uint8),
         charge,
         pos.astype(np.float32),
@@ -332,7 +329,7 @@ def _record(
 
 
 def write_set(
-    directory: Path, rows: Sequence[Row], names: np.ndarray, records: Sequence[Record | str], source: dict
+    directory: Path, rows: Sequence[Row], names: np.ndarray, records: Sequence[Structure | str], source: dict
 ) -> dict:
     """Write the prepared set of the records that are no drop reasons; returns its metadata.
 
@@ -341,55 +338,27 @@ def write_set(
     kept = [k for k, record in enumerate(records) if not isinstance(record, str)]
     if not kept:
         raise QM9Error(f"none of the {len(rows)} molecules could be used (first: {records[0]}); check the source")
-    kinds = _kinds([records[k] for k in kept])
-    splits, smiles = {}, {}
+    kinds = sort_kinds({kind for k in kept for kind in records[k].kinds})
+    chunks = {}
     for number, name in enumerate(SPLITS):
         members = [k for k in kept if names[k] == number]
-        splits[name] = _split([rows[k] for k in members], [records[k] for k in members], kinds)
-        smiles[name] = [records[k].smiles for k in members]
+        properties = np.array([rows[k].properties for k in members]).reshape(-1, len(PROPERTIES))
+        split = Split.pack([records[k] for k in members], kinds, properties, [rows[k].index for k in members])
+        chunks[name] = [(split, [records[k].smiles for k in members])]
+    train = chunks["train"][0][0]
     meta = {
         "name": "qm9",
         "vocabulary": [token_name(SYMBOLS[number], charge) for number, charge in kinds],
         "hydrogens": "explicit",
-        "properties": _property_statistics(splits["train"].properties),
-        **splits["train"].statistics(len(kinds), heavy=np.array([number > 1 for number, _ in kinds])),
+        "properties": property_statistics(train.properties, [(name, unit) for name, unit, *_ in PROPERTIES]),
+        **statistics([train], len(kinds), heavy=np.array([number > 1 for number, _ in kinds])),
         **source,
         "counts": _counts(rows, records),
     }
-    return write_prepared(directory, splits, smiles, meta)
+    return write_prepared(directory, chunks, meta)
 
 
-def _kinds(records: Sequence[Record]) -> list[tuple[int, int]]:
-    """All (atomic number, charge) there are: elements in order, of each the neutral first, then by charge."""
-    found = {kind for r in records for kind in zip(r.number.tolist(), r.charge.tolist(), strict=True)}
-    return sorted(found, key=lambda kind: (kind[0], kind[1] != 0, kind[1]))
-
-
-def _split(rows: Sequence[Row], records: Sequence[Record], kinds: Sequence[tuple[int, int]]) -> Split:
-    token = {kind: k for k, kind in enumerate(kinds)}
-    atoms = [token[kind] for r in records for kind in zip(r.number.tolist(), r.charge.tolist(), strict=True)]
-    return Split(
-        n_atoms=np.array([len(r.number) for r in records], dtype=np.int32),
-        n_bonds=np.array([len(r.bond_order) for r in records], dtype=np.int32),
-        atom=np.array(atoms, dtype=np.uint8),
-        pos=np.concatenate([np.zeros((0, 3), np.float32), *(r.pos for r in records)]),
-        bond_index=np.concatenate([np.zeros((0, 2), np.int16), *(r.bond_index for r in records)]),
-        bond_order=np.concatenate([np.zeros(0, np.uint8), *(r.bond_order for r in records)]),
-        properties=np.array([row.properties for row in rows], dtype=np.float32).reshape(-1, len(PROPERTIES)),
-        source=np.array([row.index for row in rows], dtype=np.int64),
-    )
-
-
-def _property_statistics(values: np.ndarray) -> list[dict]:
-    """Mean, standard deviation (population), least and greatest of each property over the training molecules."""
-    columns = values.astype(np.float64).T
-    return [
-        {"name": name, "unit": unit, **{of: float(getattr(column, of)()) for of in ("mean", "std", "min", "max")}}
-        for (name, unit, *_), column in zip(PROPERTIES, columns, strict=True)
-    ]
-
-
-def _counts(rows: Sequence[Row], records: Sequence[Record | str]) -> dict:
+def _counts(rows: Sequence[Row], records: Sequence[Structure | str]) -> dict:
     dropped: dict[str, list[int]] = {}
     for row, record in zip(rows, records, strict=True):
         if isinstance(record, str):

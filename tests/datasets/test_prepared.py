@@ -8,13 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from moldiff.datasets.prepared import (
     SPLITS,
     PreparedDataError,
     Split,
+    property_statistics,
     read_meta,
     read_split,
+    statistics,
     write_prepared,
 )
 
@@ -36,11 +39,29 @@ def water_and_acid() -> Split:
 
 
 def test_statistics_of_two_molecules_by_hand():
-    statistics = water_and_acid().statistics(4, np.array([False, True, True, True]))
-    assert statistics["atom_marginal"] == pytest.approx([3 / 6, 1 / 6, 1 / 6, 1 / 6])
-    assert statistics["bond_marginal"] == pytest.approx([2 / 6, 3 / 6, 0, 1 / 6])
-    assert statistics["size_histogram"] == [[1, 3, 1], [2, 3, 1]]
-    assert statistics["coordinate_std"] == pytest.approx(np.sqrt((4 / 3 + 2) / 18))
+    found = statistics([water_and_acid()], 4, np.array([False, True, True, True]))
+    assert found["atom_marginal"] == pytest.approx([3 / 6, 1 / 6, 1 / 6, 1 / 6])
+    assert found["bond_marginal"] == pytest.approx([2 / 6, 3 / 6, 0, 1 / 6])
+    assert found["size_histogram"] == [[1, 3, 1], [2, 3, 1]]
+    assert found["coordinate_std"] == pytest.approx(np.sqrt((4 / 3 + 2) / 18))
+
+
+def test_statistics_do_not_depend_on_the_pieces():
+    split = water_and_acid()
+    parts = [split.select(np.array([True, False])), split.select(np.array([False, True]))]
+    heavy = np.array([False, True, True, True])
+    whole, pieces = statistics([split], 4, heavy), statistics(parts, 4, heavy)
+    assert pieces.pop("coordinate_std") == pytest.approx(whole.pop("coordinate_std"))
+    assert pieces == whole
+
+
+def test_unknown_values_do_not_count_and_constants_are_refused():
+    rows = property_statistics(np.array([[1.0, 2.0], [np.nan, 2.0], [3.0, 2.0]])[:, :1], [("a", "eV")])
+    assert rows == [{"name": "a", "unit": "eV", "mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0}]
+    with pytest.raises(PreparedDataError, match="property b: is 2 everywhere in the training split; leave it out"):
+        property_statistics(np.full((3, 1), 2.0), [("b", "")])
+    with pytest.raises(PreparedDataError, match="property c: has no values"):
+        property_statistics(np.full((3, 1), np.nan), [("c", "")])
 
 
 def test_buckets_of_two_molecules_by_hand():
@@ -65,9 +86,8 @@ def test_buckets_hold_every_molecule_once():
 
 
 def test_written_is_read(tmp_path):
-    split = water_and_acid()
-    smiles = {name: ["O", "C#N"] for name in SPLITS}
-    meta = write_prepared(tmp_path, dict.fromkeys(SPLITS, split), smiles, {"name": "two"})
+    split, smiles = water_and_acid(), ["O", "C#N"]
+    meta = write_prepared(tmp_path, {name: [(split, smiles)] for name in SPLITS}, {"name": "two"})
     assert read_meta(tmp_path) == meta
     assert meta["molecules"] == dict.fromkeys(SPLITS, 2)
     again = read_split(tmp_path, "valid")
@@ -78,6 +98,25 @@ def test_written_is_read(tmp_path):
     assert (tmp_path / "train.smi").read_text() == "O\nC#N\n"
     modes = {stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()}
     assert len(modes) == 1, "all files as readable as the metadata"
+
+
+def test_pieces_are_written_as_a_whole_is(tmp_path):
+    """And as the library of the format writes it."""
+    split = water_and_acid()
+    one = (split.select(np.array([True, False])), ["O"])
+    two = (split.select(np.array([False, True])), ["C#N"])
+    write_prepared(tmp_path, {"train": [one, two]}, {})
+    assert (tmp_path / "train.safetensors").read_bytes() == save(vars(split))
+    assert (tmp_path / "train.smi").read_text() == "O\nC#N\n"
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_tokens_are_matched_by_name():
+    split = water_and_acid()
+    again = split.with_vocabulary(["H", "C", "N", "O"], ["O", "F", "N", "C", "H"])
+    assert again.atom.tolist() == [0, 4, 4, 4, 3, 2]
+    assert split.having([2, 3]).tolist() == [True, True]
+    assert split.having([3]).tolist() == [True, False]
 
 
 def test_absent_sets_name_the_remedy(tmp_path):

@@ -1,0 +1,124 @@
+"""Collections to compare with: QM9 and MOSES by name, or any file that can be read.
+
+QM9's SMILES come with the package, MOSES' with the distribution ``molsets`` (pip install --no-deps molsets), which is
+read and never imported. What is dear to compute of their held-out sets comes with the package too; it is made by
+scripts/make_references.py.
+"""
+
+import gzip
+import json
+import lzma
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load, save
+
+from moldiff.errors import MoldiffError
+from moldiff.metrics.chemnet import WIDTH, Moments
+from moldiff.metrics.core import Reference
+from moldiff.metrics.distributions import Counts
+from moldiff.metrics.fingerprints import BYTES
+from moldiff.metrics.profiles import PROPERTIES, Profile
+
+FOLDER = Path(__file__).parent
+NAMES = ("qm9", "moses")
+COUNTS = ("fragments", "scaffolds", "ring_systems")
+MOSES_FILES = {"train": "moses/dataset/data/train.csv.gz", "test": "moses/dataset/data/test.csv.gz",
+               "test_scaffolds": "moses/dataset/data/test_scaffolds.csv.gz"}  # fmt: skip
+
+
+class ReferenceError(MoldiffError):
+    """A reference is not there or cannot be read; the message names it and the remedy."""
+
+
+RESOLUTION = dict(zip(PROPERTIES, (0.001, 0.001, 0.0001, 0.01), strict=True))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A set that molecules are compared with, and what is known of it.
+
+    ``profile``: without fingerprints, which follow from the SMILES; its values are sorted, each column for itself, and
+    rounded to ``RESOLUTION`` if they come with the package. ``distributions``: of its coordinates and composition.
+    """
+
+    reference: Reference
+    profile: Profile | None = None
+    distributions: Counts = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Against:
+    """What molecules are judged against: ``known`` for the novelty, ``held_out`` for distances and similarities."""
+
+    known: Reference
+    held_out: tuple[Comparison, ...]
+    notes: tuple[str, ...] = ()  # what a reader of the numbers has to know
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        """Each once, that of the novelty first."""
+        others = (comparison.reference for comparison in self.held_out)
+        return (self.known, *(reference for reference in others if reference is not self.known))
+
+
+def named(name: str) -> Against:
+    """``qm9``: novelty against its training split, all else against its test split. ``moses``: its two test sets.
+
+    Raises :class:`ReferenceError` if the distribution with MOSES' files is not installed.
+    """
+    if name == "qm9":
+        known, test = (Reference(f"qm9 {split}", _lines(f"qm9_{split}.smi.xz")) for split in ("train", "test"))
+        return Against(known, (shipped(test, "qm9_test"),))
+    sets = {split: Reference(f"moses {split}", moses_smiles(split)) for split in MOSES_FILES}
+    return Against(sets["train"], tuple(shipped(sets[k], f"moses_{k}") for k in ("test", "test_scaffolds")))
+
+
+def moses_smiles(split: str) -> list[str]:
+    """The SMILES of MOSES' ``train``, ``test`` or ``test_scaffolds``, in the order of its file."""
+    try:
+        path = Path(str(distribution("molsets").locate_file(MOSES_FILES[split])))
+        with gzip.open(path, "rt", encoding="ascii") as file:
+            lines = file.read().split()
+    except PackageNotFoundError as error:
+        raise ReferenceError("reference moses: its files are in molsets; pip install --no-deps molsets") from error
+    except (OSError, EOFError, ValueError) as error:
+        what = f"reference moses: {MOSES_FILES[split]} of molsets cannot be read ({error})"
+        raise ReferenceError(f"{what}; pip install --no-deps --force-reinstall molsets") from error
+    return lines[1:]  # below the heading
+
+
+def shipped(reference: Reference, name: str) -> Comparison:
+    """With what comes with the package under ``name``."""
+    arrays = load(lzma.decompress((FOLDER / f"{name}.safetensors.xz").read_bytes()))
+    counts = json.loads(arrays["counts"].tobytes())
+    upper = np.zeros((WIDTH, WIDTH))
+    upper[np.triu_indices(WIDTH)] = arrays["chemnet_covariance"]
+    n = int(arrays["chemnet_count"][0])
+    scatter = (upper + np.triu(upper, 1).T) * (n - 1)
+    values = np.cumsum(arrays["values"].astype(np.int64), axis=0) * np.array(list(RESOLUTION.values()))
+    found = Profile(
+        values, np.empty((0, BYTES), np.uint8), *(counts[key] for key in COUNTS),
+        Moments(n, arrays["chemnet_mean"].astype(float), scatter),
+    )  # fmt: skip
+    return Comparison(reference, found, counts["distributions"])
+
+
+def pack(profile: Profile, distributions: Counts) -> bytes:
+    """What :func:`shipped` reads: covariance as upper triangle of 32-bit numbers, sorted values as steps."""
+    steps = np.rint(np.sort(profile.values, axis=0) / np.array(list(RESOLUTION.values()))).astype(np.int64)
+    covariance = profile.chemnet.scatter / (profile.chemnet.count - 1)
+    counts = {key: getattr(profile, key) for key in COUNTS} | {"distributions": distributions}
+    arrays = {
+        "chemnet_count": np.array([profile.chemnet.count]), "chemnet_mean": profile.chemnet.mean.astype(np.float32),
+        "chemnet_covariance": covariance[np.triu_indices(WIDTH)].astype(np.float32),
+        "values": np.diff(steps, axis=0, prepend=0).astype(np.int32),
+        "counts": np.frombuffer(json.dumps(counts, sort_keys=True).encode(), np.uint8),
+    }  # fmt: skip
+    return lzma.compress(save(arrays), preset=9)
+
+
+def _lines(name: str) -> list[str]:
+    return lzma.decompress((FOLDER / name).read_bytes()).decode("ascii").split()

@@ -1,0 +1,162 @@
+"""Comparison of a set of molecules with a reference: distances, similarities, unseen ring systems, nearest molecules."""
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moldiff.crew import Crew
+from moldiff.datasets.readers import read_records
+from moldiff.datasets.records import Record
+from moldiff.metrics.chemnet import Moments
+from moldiff.metrics.core import Metric, Reference
+from moldiff.metrics.distributions import Counts, add_counts, metrics_of_counts
+from moldiff.metrics.druglike import ring_novelty
+from moldiff.metrics.fingerprints import nearest, packed
+from moldiff.metrics.moses import diversity_metrics, similarity_metrics
+from moldiff.metrics.profiles import Profile, collect
+from moldiff.references import NAMES, Against, Comparison, ReferenceError, named
+from moldiff.report.survey import Survey
+
+SIZE = 500  # SMILES that a process gets at a time
+BATCH = 128  # the same for ChemNet
+LARGEST = 20_000  # molecules of a file, drawn by a hash, that distances and similarities are computed from
+LISTED = 20  # lines of a reference that are named
+Report = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Metrics, and columns for the table of molecules."""
+
+    metrics: list[Metric] = field(default_factory=list)
+    columns: dict[str, pd.Series] = field(default_factory=dict)
+
+
+def read_reference(source: Path | str, crew: Crew, with_fcd: bool, report: Report) -> Against:
+    """``qm9``, ``moses`` or a file with bonds; what a file lacks of a comparison is computed here.
+
+    Raises :class:`ReferenceError` for a file of which half or less can be read as molecules.
+    """
+    if str(source) in NAMES and not Path(source).is_file():
+        return named(str(source))
+    path = Path(source)
+    if not path.is_file():
+        raise ReferenceError(f"--reference {source}: no such file; give {', '.join(NAMES)} or a file of molecules")
+    smiles, bad, distributions = [], [], {}
+    for done, answer in enumerate(crew.map("known", read_records(path), SIZE), 1):
+        found = answer.value or {"smiles": None}
+        if found["smiles"] is None:
+            bad.append(answer.record.where)
+        else:
+            smiles.append(found["smiles"])
+            add_counts(distributions, found.get("distributions", {}))
+        if done % SIZE == 0:
+            report("reading the reference", done, None)
+    if len(smiles) <= len(bad):
+        found = f"RDKit reads {len(smiles)} of {len(smiles) + len(bad)} records as molecules with bonds"
+        raise ReferenceError(f"--reference {source}: {found}; give SMILES, one a line, or an SDF")
+    known = Reference(path.name, smiles)
+    return Against(known, (_comparison(known, distributions, crew, with_fcd, report),), tuple(_note(bad)))
+
+
+def _note(bad: Sequence[str]) -> list[str]:
+    more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
+    return [f"reference: {', '.join(bad[:LISTED])}{more}: not readable by RDKit, left out"] if bad else []
+
+
+def _comparison(known: Reference, distributions: Counts, crew: Crew, with_fcd: bool, report: Report) -> Comparison:
+    """Of all distinct SMILES of a file, or of those that a hash draws."""
+    distinct = sorted(set(known.smiles))
+    used = known
+    if len(distinct) > LARGEST:
+        distinct = sorted(distinct, key=lambda s: hashlib.sha256(s.encode()).digest())[:LARGEST]
+        used = Reference(f"{LARGEST} drawn by a hash from {known.name}", distinct)
+    records = list(_records(distinct))
+    parts = [a.value for a in _with_progress(crew.map("likenesses", records, SIZE), "reference", len(records), report)]
+    moments = _moments(distinct, crew, "reference: ChemNet", report) if with_fcd else None
+    profile = replace(collect(part for part in parts if part is not None), chemnet=moments)
+    return Comparison(used, profile, distributions)
+
+
+def compare(found: Survey, against: Against | None, with_fcd: bool, crew: Crew, report: Report) -> Compared:
+    """Internal diversity, and with a reference all that compares with its held-out sets."""
+    ours = found.profile
+    metrics, columns = diversity_metrics(ours), {}
+    if against is None:
+        return Compared(metrics)
+    members = found.table.loc[found.members]
+    column = "moses_smiles" if "moses_smiles" in members else "smiles"
+    if with_fcd:
+        ours = replace(ours, chemnet=_moments(members[column].tolist(), crew, "ChemNet", report))
+    for at, comparison in enumerate(against.held_out):
+        reference = comparison.reference
+        theirs, smiles = _with_fingerprints(comparison, crew, report)
+        more = similarity_metrics(ours, theirs, reference.name)
+        if comparison.distributions:
+            more += metrics_of_counts(found.distributions, comparison.distributions, reference.name)
+        if at == 0:
+            columns = _nearest(found, ours, theirs, smiles)
+            if theirs.ring_systems:
+                ring = ring_novelty(found.table, set(theirs.ring_systems), against.known.name)
+                metrics, columns = [*metrics, ring], columns | {ring.name: ring.table}
+        else:
+            suffix = reference.name.rpartition(" ")[2]
+            more = [replace(metric, name=f"{metric.name}_{suffix}") for metric in more]
+        metrics += more
+    return Compared(metrics, columns)
+
+
+def _with_fingerprints(comparison: Comparison, crew: Crew, report: Report) -> tuple[Profile, list[str]]:
+    """The profile of a comparison with its fingerprints, and the SMILES they belong to."""
+    smiles = sorted(set(comparison.reference.smiles))
+    records = list(_records(smiles))
+    answers = _with_progress(
+        crew.map("fingerprints", records, SIZE), "fingerprints of the reference", len(records), report
+    )
+    good = [(answer.record.text, base64.b64decode(answer.value)) for answer in answers if answer.value]
+    return replace(comparison.profile, fingerprints=packed(row for _, row in good)), [text for text, _ in good]
+
+
+def _nearest(found: Survey, ours: Profile, theirs: Profile, smiles: Sequence[str]) -> dict[str, pd.Series]:
+    similarity, index = nearest(ours.fingerprints, theirs.fingerprints)
+    rows = found.table.index[found.members]
+    every = found.table.index
+    return {
+        "nearest": pd.Series([smiles[k] for k in index.tolist()], rows, dtype=object).reindex(every),
+        "nearest_similarity": pd.Series(similarity, rows, dtype=float).reindex(every),
+    }
+
+
+def _moments(smiles: Sequence[str], crew: Crew, stage: str, report: Report) -> Moments:
+    """Of the activations of ChemNet, whole batches at a time, as the numbers come out of their order."""
+    total, batch = Moments(0, np.zeros(512), np.zeros((512, 512))), []
+    answers = _with_progress(crew.map("activations", _records(sorted(smiles)), BATCH), stage, len(smiles), report)
+    for answer in answers:
+        if answer.value:
+            batch.append(np.frombuffer(base64.b64decode(answer.value), np.float32))
+        if len(batch) == SIZE:
+            total, batch = total + _moments_of(batch), []
+    return total + _moments_of(batch) if batch else total
+
+
+def _moments_of(batch: Sequence[np.ndarray]) -> Moments:
+    rows = np.stack(batch).astype(float)
+    mean = rows.mean(0)
+    return Moments(len(rows), mean, (rows - mean).T @ (rows - mean))
+
+
+def _records(smiles: Iterable[str]) -> Iterable[Record]:
+    return (Record(number, "", "", "smiles", text) for number, text in enumerate(smiles, 1))
+
+
+def _with_progress(answers: Iterable[Any], stage: str, total: int, report: Report) -> Iterable[Any]:
+    for done, answer in enumerate(answers, 1):
+        if done % BATCH == 0 or done == total:
+            report(stage, done, total)
+        yield answer

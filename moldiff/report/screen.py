@@ -1,0 +1,183 @@
+"""What the terminal shows of an evaluation: each number with its counts and its rule in a few words."""
+
+import math
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+
+from moldiff.metrics import Metric
+
+if TYPE_CHECKING:
+    from moldiff.report import FileEvaluation
+
+WIDTH = 120  # characters of a line where there is no terminal
+COLUMNS = {"metric": 20, "value": 6, "interval": 13, "counts": 13}  # least widths, the same in all sections
+
+# What the screen shows, in its order: heading, then name of a metric -> (label, the rule in a few words). The whole
+# rule is the metric's definition. Metrics not listed here come last, under their own names.
+SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
+    "validity: bonds and charges as written": {
+        "valid": ("valid", "RDKit sanitises it"),
+        "valid_connected": ("valid & connected", "and one fragment"),
+        "radical": ("radicals", "of the valid; open valences too"),
+        "charged": ("charged", "of the valid; net charge"),
+    },
+    "stability: strict valences by (element, charge)": {
+        "atom_stability": ("stable atoms", "of all atoms"),
+        "molecule_stability": ("stable molecules", "all atoms stable"),
+        "molecule_stability_connected": ("stable & connected", "and one fragment"),
+    },
+    "diversity: canonical SMILES of the valid & connected": {
+        "unique": ("unique", "distinct, without stereo"),
+        "unique_stereo": ("unique with stereo", "stereo from 3D, if any"),
+        "valid_connected_unique": ("unique, of all", "distinct, of all molecules"),
+        "novel": ("novel", "distinct, not in reference"),
+        "novel_stereo": ("novel with stereo", "distinct, not in reference"),
+        "unseen_ring_system": ("new ring systems", "not in reference"),
+        "intdiv": ("IntDiv", "1 - mean similarity"),
+        "intdiv2": ("IntDiv2", "the same, squared"),
+    },
+    "distance from the reference: 0 is equal, for similarities 1": {
+        "fcd": ("FCD", "at equal n only"),
+        "snn": ("SNN", "similarity to nearest"),
+        "frag": ("fragments", "similarity, BRICS"),
+        "scaf": ("scaffolds", "similarity, Murcko"),
+        "logp_w1": ("logP", "Wasserstein"),
+        "sa_w1": ("SA", "Wasserstein"),
+        "qed_w1": ("QED", "Wasserstein"),
+        "weight_w1": ("weight, g/mol", "Wasserstein"),
+        "bond_length_w1": ("bond lengths, Å", "Wasserstein, by type"),
+        "bond_angle_w1": ("bond angles, °", "Wasserstein, by type"),
+        "torsion_w1": ("torsions, °", "Wasserstein, by type"),
+        "element_tv": ("elements", "total variation"),
+        "size_tv": ("sizes", "total variation"),
+        "ring_size_tv": ("ring sizes", "total variation"),
+        "charge_tv": ("atomic charges", "total variation"),
+    },
+    "distance from the scaffolds kept apart: 0 is equal, for similarities 1": {
+        "fcd_test_scaffolds": ("FCD", "at equal n only"),
+        "snn_test_scaffolds": ("SNN", "similarity to nearest"),
+        "frag_test_scaffolds": ("fragments", "similarity, BRICS"),
+        "scaf_test_scaffolds": ("scaffolds", "similarity, Murcko"),
+        "logp_w1_test_scaffolds": ("logP", "Wasserstein"),
+        "sa_w1_test_scaffolds": ("SA", "Wasserstein"),
+        "qed_w1_test_scaffolds": ("QED", "Wasserstein"),
+        "weight_w1_test_scaffolds": ("weight, g/mol", "Wasserstein"),
+    },
+    "drug-likeness of the valid & connected": {
+        "qed": ("QED", "median"),
+        "sa": ("SA score", "median; 1 easy, 10 hard"),
+        "logp": ("logP", "median; Crippen"),
+        "weight": ("weight, g/mol", "median"),
+        "lipinski": ("Lipinski", "at most one rule broken"),
+        "veber": ("Veber", "bonds and polar surface"),
+        "alert_free": ("no alerts", "PAINS, Brenk, NIH"),
+    },
+    "geometry of molecules drawn at random": {
+        "strain": ("strain, kcal/mol", "median, MMFF94s"),
+        "strain_rmsd": ("RMSD, Å", "of that relaxation"),
+        "strain_rmsd_heavy": ("RMSD, heavy atoms", "of that relaxation"),
+        "strain_relaxed": ("could be relaxed", "by MMFF94s"),
+        "xtb_strain": ("strain, kcal/mol", "median, GFN2-xTB"),
+        "xtb_strain_rmsd": ("RMSD, Å", "of that relaxation"),
+        "xtb_strain_rmsd_heavy": ("RMSD, heavy atoms", "of that relaxation"),
+        "xtb_strain_relaxed": ("could be relaxed", "by GFN2-xTB"),
+        "posebusters": ("PoseBusters", "passes all checks"),
+        "posebusters_sanitization": ("  sanitised", ""),
+        "posebusters_inchi_convertible": ("  InChI", ""),
+        "posebusters_all_atoms_connected": ("  connected", ""),
+        "posebusters_no_radicals": ("  no radicals", ""),
+        "posebusters_bond_lengths": ("  bond lengths", ""),
+        "posebusters_bond_angles": ("  bond angles", ""),
+        "posebusters_internal_steric_clash": ("  no clash", ""),
+        "posebusters_aromatic_ring_flatness": ("  aromatic rings", "flat"),
+        "posebusters_non-aromatic_ring_non-flatness": ("  other rings", "not flat"),
+        "posebusters_double_bond_flatness": ("  double bonds", "flat"),
+    },
+    "MOSES' protocol: SMILES, RDKit's clean-up included": {
+        "moses_valid": ("valid", "RDKit reads it"),
+        "moses_unique@1000": ("unique@1000", "of the first 1,000"),
+        "moses_unique@10000": ("unique@10000", "of the first 10,000"),
+        "moses_novelty": ("novel", "distinct, not in reference"),
+        "moses_filters": ("filters", "MCF, PAINS, atoms, rings"),
+    },
+    "EDM's protocol: bonds from distances (QM9 itself: 99.0, 95.2, 97.7 %)": {
+        "edm_atom_stability": ("stable atoms", "EDM's valences"),
+        "edm_molecule_stability": ("stable molecules", "all atoms stable"),
+        "edm_valid": ("valid", "fragments allowed"),
+        "edm_valid_unique": ("valid & unique", "largest fragments, of all"),
+        "edm_valid_connected": ("valid & connected", "one fragment"),
+    },
+    "MiDi's lenient valences: only to compare with publications that use them": {
+        "midi_atom_stability": ("stable atoms", "radicals pass"),
+        "midi_molecule_stability": ("stable molecules", "radicals pass"),
+    },
+}
+
+
+def show(evaluation: "FileEvaluation", console: Console | None = None) -> None:
+    """Print the metrics in tables, the references and the notes."""
+    console = console or _console()
+    say = partial(console.print, markup=False, highlight=False)
+    say(f"{evaluation.file}: {molecules(len(evaluation.table))}")
+    for heading, rows in _sections(evaluation.evaluation.metrics):
+        table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, expand=False)
+        for name, width in COLUMNS.items():
+            table.add_column(name, min_width=width, no_wrap=True, justify="left" if name == "metric" else "right")
+        table.add_column("rule")
+        for row in rows:
+            table.add_row(*row)
+        say()
+        say(heading, style="bold")
+        console.print(Padding(table, (0, 0, 0, 2)))
+    say()
+    say("In %: share, 95 % interval, counts. The whole rule of each number: --json.")
+    for reference in evaluation.references:
+        say(f"reference: {reference}")
+    for note in evaluation.notes:
+        say(f"note: {note}")
+
+
+def _console() -> Console:
+    """As wide as the terminal; files and pipes get lines that are wide enough to hold a metric each."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    return console
+
+
+def molecules(count: int) -> str:
+    return f"{count} molecule{'s' * (count != 1)}"
+
+
+def _sections(metrics: Iterable[Metric]) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    """(heading, rows of the screen) of every section that has metrics."""
+    left = {metric.name: metric for metric in metrics}
+    for heading, shown in SECTIONS.items():
+        rows = [_row(label, left.pop(name), rule) for name, (label, rule) in shown.items() if name in left]
+        if rows:
+            yield heading, rows
+    if left:
+        yield "others", [_row(name, metric, metric.definition) for name, metric in left.items()]
+
+
+def _row(label: str, metric: Metric, rule: str) -> tuple[str, ...]:
+    """Label, value, interval, counts and rule as the screen shows them."""
+    if metric.numerator is None:
+        return label, _number(metric.value), "", f"n = {metric.denominator}", rule
+    counts = f"{metric.numerator}/{metric.denominator}"
+    if not metric.denominator:
+        return label, "none", "", counts, rule
+    low, high = metric.interval
+    return label, f"{100 * metric.value:.2f}", f"{100 * low:.2f}-{100 * high:.2f}", counts, rule
+
+
+def _number(value: float) -> str:
+    """With three significant digits, and at least two decimals."""
+    if not math.isfinite(value):
+        return "none"
+    return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"

@@ -482,6 +482,9 @@ def evaluate(
         str | None,
         typer.Option(help="Check so many by PoseBusters, drawn by --seed, or all.", show_default="1000 if installed"),
     ] = None,
+    energy_ratio: Annotated[
+        bool, typer.Option("--energy-ratio", help="PoseBusters' energy check too: seconds a molecule.")
+    ] = False,
     xtb: Annotated[int, typer.Option(help="Relax so many by GFN2-xTB, about a second each.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="Of these draws.")] = 0,
     jobs: Annotated[int, typer.Option(help="Processes. Does not change the result.", min=1)] = 1,
@@ -503,7 +506,7 @@ def evaluate(
             try:
                 evaluation = evaluate_file(
                     file, reference, protocol=protocol, column=column, fcd=fcd, strain=strain, posebusters=poses, xtb=xtb,
-                    jobs=jobs, timeout=timeout, seed=seed, progress=progress,
+                    energy_ratio=energy_ratio, jobs=jobs, timeout=timeout, seed=seed, progress=progress,
                 )  # fmt: skip
             except Interrupted as stop:
                 fail("interrupted; nothing was written", stop.code)

@@ -108,11 +108,11 @@ def activations(records: Sequence[Record]) -> list[str]:
     return [base64.b64encode(values.tobytes()).decode() for values in found]
 
 
-def apply(records: Sequence[Record], function: str) -> list[Any]:
+def apply(records: Sequence[Record], function: str, **options: Any) -> list[Any]:
     """What a function of moldiff.metrics, given as "module:name", returns for the molecule of each record."""
     module, name = function.split(":")
     called = getattr(import_module(f"moldiff.metrics.{module}"), name)
-    return [called(record.read()[0]) for record in records]
+    return [called(record.read()[0], **options) for record in records]
 
 
 TASKS = {"facts": facts, "known": known, "likenesses": likenesses, "fingerprints": fingerprints, "activations": activations,

@@ -420,6 +420,15 @@ def test_posebusters_checks_as_many_as_asked(sdf):
     assert result.table["posebusters"].notna().sum() == 2
 
 
+def test_posebusters_energy_is_checked_on_request(sdf):
+    pytest.importorskip("posebusters")
+    found = evaluate_file(sdf, strain=0, posebusters=2, energy_ratio=True).evaluation
+    assert found["posebusters_internal_energy"].denominator <= 2
+    assert "internal_energy" in found["posebusters"].definition
+    with pytest.raises(ReportError, match="--energy-ratio: is a check of PoseBusters, of which there are none here"):
+        evaluate_file(sdf, posebusters=0, energy_ratio=True)
+
+
 def test_strain_relaxes_as_many_as_asked(sdf):
     assert "strain" not in values(evaluate_file(sdf, **CHEAP))
     result = evaluate_file(sdf, strain=2, posebusters=0)

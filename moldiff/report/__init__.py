@@ -92,6 +92,7 @@ def evaluate(
     fcd: bool | None = None,
     strain: int = 1000,
     posebusters: int | None = None,
+    energy_ratio: bool = False,
     xtb: int = 0,
     jobs: int = 1,
     timeout: float = 30.0,
@@ -105,7 +106,8 @@ def evaluate(
     ``reference``: "qm9", "moses" or a file, for novelty, distances and similarities. ``protocol``: "model-bonds",
     "edm-table" or "moses"; all that the source supports if None.
     ``strain``, ``posebusters``, ``xtb``: how many molecules, drawn at random by ``seed``, are relaxed by MMFF94s, checked
-    by PoseBusters (1000 if None and it is installed) and relaxed by GFN2-xTB. ``fcd``: Fréchet ChemNet distance, by
+    by PoseBusters (1000 if None and it is installed; ``energy_ratio`` adds its check against a conformer ensemble,
+    which takes seconds a molecule) and relaxed by GFN2-xTB. ``fcd``: Fréchet ChemNet distance, by
     default if there is a reference and its package. ``jobs``: processes; no result depends on it.
     ``timeout``: seconds for a molecule; one that takes longer counts as a failure with the reason "timeout".
     ``progress``: is called with (stage, molecules done, molecules in all or None).
@@ -114,6 +116,8 @@ def evaluate(
     file, records, kind = _open(source, column)
     protocols = _protocols(file, kind, protocol)
     notes, fcd, posebusters = _defaults(protocols, kind, reference, fcd, posebusters, strain, xtb, timeout, jobs)
+    if energy_ratio and not posebusters:
+        raise ReportError("--energy-ratio: is a check of PoseBusters, of which there are none here; see --posebusters")
     report = progress or (lambda *_: None)
     with Crew(jobs, timeout) as crew:
         against = read_reference(reference, crew, fcd, report) if reference is not None else None
@@ -123,7 +127,7 @@ def evaluate(
         metrics, columns = set_metrics(found, protocols, kind, against.known if against else None), {}
         compared = compare(found, against, fcd, crew, report) if found.profile else Compared()
         if "model-bonds" in protocols and kind != "smiles":
-            wanted = Wanted(strain, posebusters, xtb, seed)
+            wanted = Wanted(strain, posebusters, xtb, seed, energy_ratio)
             sampled = sample(found, wanted, crew, report)
             metrics += sampled.metrics
             columns |= sampled.columns

@@ -8,7 +8,7 @@ import pandas as pd
 
 from moldiff.crew import Crew
 from moldiff.metrics.core import Metric
-from moldiff.metrics.plausibility import CHECKS, draw_for_poses, pose_check_metrics
+from moldiff.metrics.plausibility import CHECKS, ENERGY, draw_for_poses, pose_check_metrics
 from moldiff.metrics.sampling import Draw
 from moldiff.metrics.strain import MMFF94S, Relaxation, draw_for_strain, relaxation_metrics
 from moldiff.metrics.xtb import GFN2
@@ -27,6 +27,7 @@ class Wanted:
     posebusters: int
     xtb: int
     seed: int
+    energy_ratio: bool  # one more check of PoseBusters
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,10 @@ def sample(found: Survey, wanted: Wanted, crew: Crew, report: Report) -> Sampled
             metrics += relaxation_metrics(name, method, relaxations, drawn)
     if wanted.posebusters:
         drawn = draw_for_poses(mols, table, wanted.posebusters, seed)
-        answers = _apply("plausibility:pose_checks", found, drawn, crew, report)
-        rows = [dict.fromkeys(CHECKS, False) if value is None else value for value, _ in answers]
-        metrics += pose_check_metrics(pd.DataFrame(rows, index=list(drawn.rows), columns=list(CHECKS)), drawn)
+        names = (*CHECKS, ENERGY) if wanted.energy_ratio else CHECKS
+        answers = _apply("plausibility:pose_checks", found, drawn, crew, report, energy_ratio=wanted.energy_ratio)
+        rows = [dict.fromkeys(names, False) if value is None else value for value, _ in answers]
+        metrics += pose_check_metrics(pd.DataFrame(rows, index=list(drawn.rows), columns=list(names)), drawn)
     columns = {m.name: m.table.reindex(table.index) for m in metrics if m.table is not None and not _is_single_check(m)}
     return Sampled(metrics, columns)
 
@@ -64,12 +66,14 @@ def _is_single_check(metric: Metric) -> bool:
     return metric.name.startswith("posebusters_") or metric.name.endswith("_relaxed")
 
 
-def _apply(function: str, found: Survey, drawn: Draw, crew: Crew, report: Report) -> list[tuple[Any, str]]:
+def _apply(
+    function: str, found: Survey, drawn: Draw, crew: Crew, report: Report, **options: Any
+) -> list[tuple[Any, str]]:
     """(value, reason) of a function of moldiff.metrics for each molecule drawn, in the order of the draw."""
     records = map(found.mols.record, drawn.rows)
     name = function.partition(":")[2]
     answers = []
-    for _, value, reason in crew.map("apply", records, SIZES[name], function=function):
+    for _, value, reason in crew.map("apply", records, SIZES[name], function=function, **options):
         answers.append((value, reason))
         if len(answers) % SIZES[name] == 0:
             report(name.replace("_", " "), len(answers), len(drawn.rows))

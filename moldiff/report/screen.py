@@ -97,6 +97,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "posebusters_aromatic_ring_flatness": ("  aromatic rings", "flat"),
         "posebusters_non-aromatic_ring_non-flatness": ("  other rings", "not flat"),
         "posebusters_double_bond_flatness": ("  double bonds", "flat"),
+        "posebusters_internal_energy": ("  energy", "against its conformers"),
     },
     "MOSES' protocol: SMILES, RDKit's clean-up included": {
         "moses_valid": ("valid", "RDKit reads it"),

@@ -1,0 +1,58 @@
+"""``moldiff info``, ``doctor`` and ``cite``: what is installed, and where it comes from."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from moldiff.cli.options import Device
+from moldiff.terminal import one_line_errors
+
+
+def info(
+    model: Annotated[str, typer.Argument(help="A shipped model's name or a weights file.")] = "qm9",
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+) -> None:
+    """Print what a model knows: vocabulary, sizes, properties and units, training data, configuration, figures."""
+    with one_line_errors():
+        from moldiff.generation import load
+        from moldiff.weights import shipped_models
+
+        generator = load(model, "cpu")
+        facts = generator.facts()
+        if as_json:
+            typer.echo(json.dumps(facts, indent=1))
+            return
+        for name, value in facts.items():
+            typer.echo(f"{name:<18}{_text(value)}")
+        typer.echo(f"{'shipped models':<18}{', '.join(shipped_models())}")
+
+
+def _text(value: Any) -> str:
+    if value in ({}, [], ()):
+        return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        between = "\n" + " " * 18 if value and isinstance(value[0], dict) else " "
+        return between.join(_text(v) for v in value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def doctor(device: Device = "auto") -> None:
+    """Check the installation: versions, device, shipped weights, and a golden sample made again."""
+    with one_line_errors():
+        from moldiff.doctor import diagnose
+
+        sound = True
+        for name, good, text in diagnose(device):
+            typer.echo(f"{'ok  ' if good else 'FAIL'} {name}: {text}")
+            sound &= good
+    raise typer.Exit(0 if sound else 1)
+
+
+def cite() -> None:
+    """Print the references of this program and of the methods in it, as BibTeX."""
+    from moldiff.citations import BIBTEX
+
+    typer.echo(BIBTEX)

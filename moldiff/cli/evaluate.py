@@ -1,0 +1,90 @@
+"""``moldiff evaluate``."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moldiff.cli.options import positive
+from moldiff.terminal import Interrupted, bar, fail, interruptible, one_line_errors
+
+
+def evaluate(
+    file: Annotated[Path, typer.Argument(help="SDF, XYZ, SMILES (.smi .txt), CSV, TSV or Parquet; .gz too.")],
+    reference: Annotated[
+        str | None, typer.Option(help="qm9, moses or a file with bonds: for novelty, FCD and similarity.")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="model-bonds, edm-table or moses.", show_default="by what the file holds")
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="Of a table: the one with SMILES.", show_default="by name")] = None,
+    fcd: Annotated[
+        bool | None, typer.Option("--fcd/--no-fcd", help="Fréchet ChemNet distance.", show_default="with a reference")
+    ] = None,
+    strain: Annotated[int, typer.Option(help="Relax so many by MMFF94s, drawn at random by --seed.", min=0)] = 1000,
+    posebusters: Annotated[
+        str | None,
+        typer.Option(help="Check so many by PoseBusters, drawn by --seed, or all.", show_default="1000 if installed"),
+    ] = None,
+    energy_ratio: Annotated[
+        bool, typer.Option("--energy-ratio", help="PoseBusters' energy check too: seconds a molecule.")
+    ] = False,
+    xtb: Annotated[int, typer.Option(help="Relax so many by GFN2-xTB, about a second each.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of these draws.")] = 0,
+    jobs: Annotated[int, typer.Option(help="Processes. Does not change the result.", min=1)] = 1,
+    timeout: Annotated[float, typer.Option(help="Seconds; a molecule that takes longer is a failure.")] = 30.0,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write every metric here.")] = None,
+    csv_path: Annotated[Path | None, typer.Option("--csv", help="Write the table of molecules here.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a report for human review to this HTML file.")] = None,
+) -> None:
+    """Judge molecules of any generator as they are written; every number with its counts and its rule.
+
+    Records that cannot be read are counted and named. Example: moldiff evaluate molecules.sdf --reference qm9
+    """
+    with one_line_errors():
+        from moldiff.report import evaluate_file
+
+        poses = sys.maxsize if posebusters == "all" else posebusters and _count(posebusters, "--posebusters")
+        _check_folders(json_path, csv_path, report)
+        with interruptible(), _stages() as progress:
+            try:
+                evaluation = evaluate_file(
+                    file, reference, protocol=protocol, column=column, fcd=fcd, strain=strain, posebusters=poses, xtb=xtb,
+                    energy_ratio=energy_ratio, jobs=jobs, timeout=timeout, seed=seed, progress=progress,
+                )  # fmt: skip
+            except Interrupted as stop:
+                fail("interrupted; nothing was written", stop.code)
+        if json_path:
+            json_path.write_text(json.dumps(evaluation.to_dict(), indent=1))
+        if csv_path:
+            evaluation.table.to_csv(csv_path, index=False)
+        if report:
+            from moldiff.html import write_html
+
+            write_html(evaluation, report)
+    evaluation.print()
+
+
+@contextmanager
+def _stages() -> Iterator[Any]:
+    """A bar for the stage in work; for callers that report (stage, done, total or None)."""
+    with bar("{task.description}", "{task.completed}") as shown:
+        task = shown.add_task("starting", total=None)
+        yield lambda stage, done, total: shown.update(task, description=stage, completed=done, total=total)
+
+
+def _count(text: str, option: str) -> int:
+    return 0 if text == "0" else positive(text, f"{option} {text}", "or all")
+
+
+def _check_folders(*paths: Path | None) -> None:
+    """Refuse before any work what could not be written at the end."""
+    from moldiff.errors import RequestError
+
+    for path in paths:
+        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
+            raise RequestError(f"{path}: is a folder, or its folder does not exist; name a file in one that does")

@@ -5,16 +5,22 @@ arithmetic on one molecule does not depend on its batch.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from jaxtyping import Float, Integer
 
+from moldiff.chem import parse_token
+from moldiff.conditions import Conditions, Target, check_targets, draw_values
 from moldiff.errors import RequestError
+from moldiff.guidance import Guide, classifier_free, evaluations, guided
+from moldiff.known import Known, blank
 from moldiff.model import DataInfo, Model
-from moldiff.molecule import Molecules, Prediction
+from moldiff.molecule import Molecules
 from moldiff.samplers import QUALITIES, KeyedRandomness, Sampler, sample
 from moldiff.schedules import NoiseLevel
 
@@ -34,9 +40,13 @@ class Request:
     unique: bool = False
     max_attempts: int | None = None  # default: 10 n + 100
     time_limit: float | None = None  # seconds
+    targets: tuple[Target, ...] = ()
+    guidance: float = 2.0  # weight of classifier-free guidance, where there are targets
+    known: Known | None = None
+    guides: tuple[Guide, ...] = ()
 
-    def check(self, model: Model) -> None:
-        """Raises RequestError for what cannot be met."""
+    def check(self, model: Model) -> list[str]:
+        """Warnings of what may turn out badly. Raises RequestError for what cannot be met."""
         if self.n < 1:
             raise RequestError(f"-n {self.n}: ask for at least one molecule")
         if not 0 <= self.seed < 2**63:
@@ -47,11 +57,23 @@ class Request:
             raise RequestError(f"--max-attempts {self.max_attempts}: fewer than the {self.n} molecules asked for")
         if self.time_limit is not None and not self.time_limit > 0:
             raise RequestError(f"--time-limit {self.time_limit}: must be positive (seconds)")
-        SizeDraw(model.data, self.heavy_atoms)
+        if not (math.isfinite(self.guidance) and 0 < self.guidance <= 20):
+            raise RequestError(f"--guidance {self.guidance:g}: must be above 0 and at most 20; 1 is none")
+        warnings = check_targets(self.targets, model.data.properties)
+        if self.sampler.strength < 1 and (self.known is None or self.known.grows):
+            raise RequestError("a sampler's strength below 1 needs a whole molecule to start from")
+        SizeDraw(model.data, self.heavy_atoms, self.known)
+        return warnings
 
     def key(self, weights: str) -> str:
-        """Eight hex digits for all that decides molecule k besides seed and k: weights, sampler and sizes."""
-        return hashlib.sha256(repr((weights, self.sampler, self.heavy_atoms)).encode()).hexdigest()[:8]
+        """Eight hex digits for all that decides molecule k besides seed and k: weights, sampler, sizes and wishes."""
+        decisive = [weights, self.sampler, self.heavy_atoms, self.targets, self.guidance, self.known, self.guides]
+        return hashlib.sha256(repr(decisive).encode()).hexdigest()[:8]
+
+    @property
+    def evaluations(self) -> int:
+        """Network evaluations per molecule, those of guidance included."""
+        return self.sampler.evaluations * evaluations(bool(self.targets), self.guidance)
 
     @property
     def attempts(self) -> int:
@@ -73,9 +95,10 @@ def choose_sampler(quality: str | None, steps: int | None) -> Sampler:
 
 
 class SizeDraw:
-    """Atom counts from the training histogram, given a range of heavy atoms."""
+    """Atom counts from the training histogram, given a range of heavy atoms, what is known, and property values."""
 
-    def __init__(self, data: DataInfo, heavy: tuple[int, int] | None):
+    def __init__(self, data: DataInfo, heavy: tuple[int, int] | None, known: Known | None = None):
+        self.data = data
         histogram = np.array(data.size_histogram)
         least, most = int(histogram[:, 0].min()), int(histogram[:, 0].max())
         if heavy is not None:
@@ -90,11 +113,45 @@ class SizeDraw:
             histogram = histogram[(histogram[:, 0] >= low) & (histogram[:, 0] <= high)]
             if not len(histogram):
                 raise RequestError(f"{asked}: no training molecule has that many heavy atoms; widen the range")
-        self.atoms = histogram[:, 1]
-        self.cdf = histogram[:, 2].cumsum() / histogram[:, 2].sum()
+        if known is not None:
+            histogram = self._with_known(histogram, known)
+        self.atoms, self.counts = histogram[:, 1], histogram[:, 2]
 
-    def __call__(self, uniform: np.ndarray) -> np.ndarray:
-        return self.atoms[np.searchsorted(self.cdf, uniform, side="right").clip(max=len(self.atoms) - 1)]
+    def _with_known(self, histogram: np.ndarray, known: Known) -> np.ndarray:
+        """The rows that have room for what is known, or just its size if nothing is added."""
+        is_heavy = np.array([parse_token(name)[0] != "H" for name in self.data.vocabulary])
+        heavy, atoms = int(is_heavy[known.molecule.atom[0].numpy()].sum()), len(known)
+        if not known.grows:
+            return np.array([[heavy, atoms, 1]])
+        room = (histogram[:, 0] > heavy) & (histogram[:, 1] - histogram[:, 0] >= atoms - heavy)
+        if not room.any():
+            most = int(histogram[:, 0].max())
+            raise RequestError(
+                f"the known part has {heavy} heavy atoms, and the molecules asked for have at most {most}: no room for "
+                "more; allow more with --n-atoms, take a smaller part or another model"
+            )
+        return histogram[room]
+
+    def __call__(self, uniform: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
+        """One atom count for each uniform number; ``values`` (molecules, properties), NaN where none is asked for."""
+        weights = np.broadcast_to(self.counts.astype(float), (len(uniform), len(self.counts)))
+        if values is not None and len(np.unique(self.atoms)) > 1:
+            weights = weights * self._likelihood(values)
+        cdf = weights.cumsum(1) / weights.sum(1, keepdims=True)
+        return self.atoms[(cdf <= uniform[:, None]).sum(1).clip(max=len(self.atoms) - 1)]
+
+    def _likelihood(self, values: np.ndarray) -> np.ndarray:
+        """p(values | atoms) for every row of the histogram, up to a factor: normal, by the training data of each size.
+
+        So a large polarisability gives large molecules. Sizes without statistics are possible where no others are.
+        """
+        of_size = {atoms: (np.array(mean), np.array(std)) for atoms, mean, std in self.data.property_by_size}
+        log = np.full((len(values), len(self.atoms)), -1e6)
+        for column, atoms in enumerate(self.atoms.tolist()):
+            if atoms in of_size:
+                mean, std = of_size[atoms]
+                log[:, column] = np.nansum(-0.5 * ((values - mean) / std) ** 2 - np.log(std) * ~np.isnan(values), 1)
+        return np.exp(log - log.max(1, keepdims=True))
 
 
 def sample_attempts(
@@ -103,15 +160,25 @@ def sample_attempts(
 ) -> Molecules:  # fmt: skip
     """The raw molecules of these attempts, in their order, padded to the largest, on the CPU."""
     random = KeyedRandomness(request.seed, indices, model.device)
-    sizes = SizeDraw(model.data, request.heavy_atoms)(random.first())
+    values, sizes = draw_request(model.data, request, random)
     batch = batch_size or BATCH[model.device.type]
     parts: dict[int, Molecules] = {}
     with _one_thread(), torch.inference_mode():
         for atoms in np.unique(sizes).tolist():
             positions = np.flatnonzero(sizes == atoms).tolist()
-            sampled = _sample_size(model, request.sampler, random.select(positions), atoms, batch, tick)
+            batches = Batches(model, request, None if values is None else values[positions], tick)
+            sampled = batches.sample(random.select(positions), atoms, batch)
             parts |= dict(zip(positions, sampled.to("cpu").split(), strict=True))
         return Molecules.collate([parts[k] for k in range(len(indices))])
+
+
+def draw_request(
+    data: DataInfo, request: Request, random: KeyedRandomness
+) -> tuple[Float[np.ndarray, "b properties"] | None, Integer[np.ndarray, " b"]]:
+    """Property values in physical units (NaN: not asked for; None: none is) and the atom count of every attempt."""
+    uniform = random.numbers(1 + len(request.targets))
+    values = draw_values(request.targets, data.properties, uniform[:, 1:]) if request.targets else None
+    return values, SizeDraw(data, request.heavy_atoms, request.known)(uniform[:, 0], values)
 
 
 @contextmanager
@@ -125,54 +192,61 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _sample_size(
-    model: Model, sampler: Sampler, random: KeyedRandomness, atoms: int, batch: int, tick: Tick
-) -> Molecules:
+@dataclass
+class Batches:
     """Molecules of one size, in batches; a batch that does not fit the memory is halved."""
-    done: list[Molecules] = []
-    start = 0
-    while start < len(random.streams):
-        chosen = random.select(range(start, min(start + batch, len(random.streams)))).of_size(atoms)
-        before = [stream.bit_generator.state for stream in chosen.streams]
-        try:
-            done.append(_sample_batch(model, sampler, chosen, tick))
-            start += len(chosen.streams)
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            if len(chosen.streams) == 1:
-                text = f"not enough memory for one molecule of {atoms} atoms; close other programs"
-                raise RequestError(text) from error
-            batch = len(chosen.streams) // 2
-            for stream, state in zip(chosen.streams, before, strict=True):
-                stream.bit_generator.state = state
-    return Molecules.collate(done)
+
+    model: Model
+    request: Request
+    values: Float[np.ndarray, "b properties"] | None  # physical
+    tick: Tick
+
+    def sample(self, random: KeyedRandomness, atoms: int, batch: int) -> Molecules:
+        done: list[Molecules] = []
+        start = 0
+        while start < len(random.streams):
+            rows = range(start, min(start + batch, len(random.streams)))
+            chosen = random.select(rows).of_size(atoms)
+            before = [stream.bit_generator.state for stream in chosen.streams]
+            try:
+                done.append(self.one(chosen, None if self.values is None else self.values[rows]))
+                start += len(rows)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(rows) == 1:
+                    text = f"not enough memory for one molecule of {atoms} atoms; close other programs"
+                    raise RequestError(text) from error
+                batch = len(rows) // 2
+                for stream, state in zip(chosen.streams, before, strict=True):
+                    stream.bit_generator.state = state
+        return Molecules.collate(done)
+
+    def one(self, random: KeyedRandomness, values: np.ndarray | None) -> Molecules:
+        count, atoms = len(random.streams), random.atoms
+        padding = max(0, -(-32 // atoms) - count)  # very small matrices round differently: see `on_enough_rows`
+        total, device, r = count + padding, self.model.device, self.request
+        if r.known is None:
+            template = blank(total, atoms, device)
+            free = NoiseLevel.free(template, torch.ones(total, device=device))
+        else:
+            template, free = r.known.template(total, atoms, device)
+        conditions = None
+        if values is not None:
+            repeated = torch.from_numpy(values[np.arange(total).clip(max=count - 1)])
+            conditions = Conditions.from_physical(repeated.float(), self.model.data.properties).to(device)
+
+        def denoise(state, level, given, previous):
+            self.tick(count / r.evaluations)
+            return self.model.denoise(state, level, given, previous)
+
+        denoiser = guided(classifier_free(denoise, conditions, r.guidance), r.guides)
+        padded = random.padded(padding).of_size(atoms)
+        molecules, _ = sample(denoiser, self.model.process, template, free, r.sampler, padded)
+        return molecules.select(slice(count))
 
 
 def _is_out_of_memory(error: Exception) -> bool:
     """torch reports it as a class of its own on a GPU and as a plain RuntimeError on a CPU."""
     known = isinstance(error, MemoryError | torch.OutOfMemoryError)
     return known or "not enough memory" in str(error) or "can't allocate memory" in str(error)
-
-
-def _sample_batch(model: Model, sampler: Sampler, random: KeyedRandomness, tick: Tick) -> Molecules:
-    count, atoms = len(random.streams), random.atoms
-    padding = max(0, -(-32 // atoms) - count)  # very small matrices round differently: see `on_enough_rows`
-    template = blank(count + padding, atoms, model.device)
-    free = NoiseLevel.free(template, torch.ones(count + padding, device=model.device))
-
-    def denoise(state: Molecules, level: NoiseLevel, previous: Prediction | None) -> Prediction:
-        tick(count / sampler.evaluations)
-        return model.denoise(state, level, None, previous)
-
-    padded = random.padded(padding).of_size(atoms)
-    molecules, _ = sample(denoise, model.process, template, free, sampler, padded)
-    return molecules.select(slice(count))
-
-
-def blank(count: int, atoms: int, device: torch.device | str) -> Molecules:
-    """A template in which nothing is known but the size."""
-    zeros = torch.zeros(count, atoms, dtype=torch.long, device=device)
-    mask = torch.ones(count, atoms, dtype=torch.bool, device=device)
-    pos = torch.zeros(count, atoms, 3, device=device)
-    return Molecules(mask, pos, zeros, zeros[:, :, None].expand(-1, -1, atoms).clone())

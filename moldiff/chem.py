@@ -162,6 +162,35 @@ def _token(where: str, atom: Chem.Atom, index: dict[tuple[str, int], int]) -> in
     return index[key]
 
 
+def with_hydrogens(mol: Chem.Mol) -> Chem.Mol:
+    """A copy with the hydrogens that the valences of its heavy atoms imply, behind them, as a model without them means it.
+
+    Heavy atoms stay exactly where they are. Hydrogens are placed by bond lengths and angles (RDKit) and then relaxed in
+    the fixed frame of the others by MMFF94s, where it has parameters. A molecule with an impossible valence comes back
+    as it is, for :func:`check` to refuse.
+    """
+    copy = Chem.Mol(mol)
+    with quiet():
+        for atom in copy.GetAtoms():
+            atom.SetNoImplicit(False)
+        try:
+            copy.UpdatePropertyCache(strict=True)
+        except Chem.AtomValenceException:
+            return Chem.Mol(mol)
+        copy = Chem.AddHs(copy, addCoords=True)
+        Chem.GetSymmSSSR(copy)
+        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(copy, mmffVariant="MMFF94s")
+        field = properties and rdForceFieldHelpers.MMFFGetMoleculeForceField(copy, properties)
+        if field:
+            for k in range(mol.GetNumAtoms()):
+                field.AddFixedPoint(k)
+            field.Initialize()
+            field.Minimize(maxIts=MAX_RELAXATION_STEPS)
+    for atom in copy.GetAtoms():
+        atom.SetNoImplicit(True)
+    return copy
+
+
 def check(mol: Chem.Mol) -> Verdict:
     """Accept or reject a molecule with explicit hydrogens, whole: never its largest fragment, never a repaired copy.
 

@@ -1,10 +1,18 @@
 """Property targets: physical units outside, standardised numbers and a "given?" mask inside."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
+
+from moldiff.errors import RequestError
+
+ENOUGH = 20  # molecules of a size, for statistics of their properties
+TOLERANCE = 0.1  # of the training range: so far beyond it a target is only warned of
 
 
 @dataclass(frozen=True)
@@ -17,6 +25,91 @@ class Property:
     std: float
     min: float
     max: float
+
+
+@dataclass(frozen=True)
+class Target:
+    """A property asked for, in its physical unit: one value, or a range in which every molecule draws its own."""
+
+    name: str
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.low:g}" + (f":{self.high:g}" if self.high != self.low else "")
+
+
+def read_target(text: str) -> Target:
+    """``NAME=VALUE`` or ``NAME=LOW:HIGH``. Raises :class:`RequestError`."""
+    name, equals, value = text.partition("=")
+    low, colon, high = value.partition(":")
+    try:
+        target = Target(name.strip(), float(low), float(high if colon else low))
+    except ValueError:
+        equals = ""
+    if not equals or not (math.isfinite(target.low) and math.isfinite(target.high)):
+        raise RequestError(f"--target {text}: write NAME=VALUE or NAME=LOW:HIGH with numbers, e.g. gap=6.5")
+    if target.low > target.high:
+        raise RequestError(f"--target {text}: the range is reversed; write {target.name}={high}:{low}")
+    return target
+
+
+def check_targets(targets: Sequence[Target], properties: Sequence["Property"]) -> list[str]:
+    """A warning for every target somewhat outside the training range.
+
+    Raises :class:`RequestError` for a property that the model was not trained with, one given twice, or a value further
+    out than a tenth of the range.
+    """
+    warnings = []
+    for target in targets:
+        p = find_property(target.name, properties)
+        if sum(find_property(other.name, properties) is p for other in targets) > 1:
+            raise RequestError(f"--target {target}: {p.name} is asked for twice; give it once")
+        there = f"the training data have {p.min:.4g} to {p.max:.4g} {p.unit}".rstrip()
+        beyond = max(p.min - target.low, target.high - p.max) / (p.max - p.min)
+        if beyond > TOLERANCE:
+            raise RequestError(f"--target {target}: {there}; stay within it, or at most a tenth of it outside")
+        if beyond > 0:
+            warnings.append(f"--target {target}: {there}; outside them the model guesses")
+    return warnings
+
+
+def properties_by_size(
+    values: Float[np.ndarray, "molecules properties"], n_atoms: Integer[np.ndarray, " molecules"]
+) -> list[tuple[int, list[float], list[float]]]:
+    """Mean and standard deviation of each property for every atom count that has enough known values of all of them.
+
+    Deviations are no smaller than a tenth of those of all molecules.
+    """
+    rows = []
+    floor = 0.1 * np.nanstd(values, 0) if values.size else np.zeros(values.shape[1])
+    for atoms in np.unique(n_atoms).tolist():
+        of_size = values[n_atoms == atoms].astype(float)
+        if values.shape[1] and (~np.isnan(of_size)).sum(0).min() >= ENOUGH:
+            std = np.maximum(np.nanstd(of_size, 0), floor)
+            rows.append((atoms, np.nanmean(of_size, 0).tolist(), std.tolist()))
+    return rows
+
+
+def find_property(name: str, properties: Sequence["Property"]) -> "Property":
+    """By name, in upper or lower case. Raises :class:`RequestError` naming those that there are."""
+    for p in properties:
+        if p.name.lower() == name.lower():
+            return p
+    known = ", ".join(f"{p.name} ({p.unit})" if p.unit else p.name for p in properties) or "none"
+    raise RequestError(f"--target {name}: the model was not trained with it; it knows {known}")
+
+
+def draw_values(
+    targets: Sequence[Target], properties: Sequence["Property"], uniform: Float[np.ndarray, "b targets"]
+) -> Float[np.ndarray, "b properties"]:
+    """The value of each property for each molecule, in physical units; NaN where none is asked for."""
+    values = np.full((len(uniform), len(properties)), np.nan)
+    for target, u in zip(targets, uniform.T, strict=True):
+        values[:, properties.index(find_property(target.name, properties))] = target.low + u * (
+            target.high - target.low
+        )
+    return values
 
 
 @dataclass(frozen=True)

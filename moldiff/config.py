@@ -147,6 +147,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "train": dict(steps=60_000, batch=512, lr=1e-3, warmup=1000),
     },
+    # the network of qm9-tiny for lead-like molecules of up to 27 heavy atoms, hydrogens left out
+    "leads-tiny": {
+        "network": {
+            "kind": "transformer",
+            "options": dict(width=128, layers=6, vectors=16, pair_width=32, heads=8, radial=16),
+        },
+        "train": dict(steps=20_000, batch=128, lr=2e-3),
+    },
+    # and that of qm9-small
+    "leads-small": {
+        "network": {
+            "kind": "transformer",
+            "options": dict(width=192, layers=9, vectors=24, pair_width=64, heads=12, radial=32, pair_every=2),
+        },
+        "train": dict(steps=60_000, batch=256, lr=1.5e-3, warmup=1000),
+    },
     # EDM's network (9 layers of 256) on this process: the baseline of the benchmark
     "qm9-egnn": {
         "network": {"kind": "egnn", "options": dict(width=256, layers=9)},

@@ -3,8 +3,9 @@
 import math
 import os
 import time
+import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,6 +17,7 @@ import torch
 
 from moldiff import chem
 from moldiff.attempts import Request, Tick, choose_sampler, sample_attempts
+from moldiff.conditions import read_target
 from moldiff.model import HISTORY, Model, choose_device
 from moldiff.molecule import Molecules
 from moldiff.weights import find_weights
@@ -106,6 +108,7 @@ class Generator:
         quality: str | None = None,
         steps: int | None = None,
         heavy_atoms: int | tuple[int, int] | None = None,
+        targets: Mapping[str, float | tuple[float, float]] | None = None,
         rejects: bool = False,
         workers: int = 1,
         batch_size: int | None = None,
@@ -114,9 +117,11 @@ class Generator:
         """Yield ``n`` accepted molecules in the order of their attempts, fewer if attempts or time run out.
 
         ``quality``: fast, balanced (the default) or best, or else ``steps``, network evaluations per molecule;
-        ``heavy_atoms``: a number or an inclusive range; ``rejects``: yield the rejected ones too. Further options are
-        fields of :class:`Request`: ``sampler``, ``unique``, ``max_attempts``, ``time_limit`` (s). Neither ``workers``
-        (processes; a script that asks for some must keep its own work under ``if __name__ == "__main__"``) nor
+        ``heavy_atoms``: a number or an inclusive range; ``targets``: properties asked for, each a value or a range in its
+        unit (see :meth:`facts`), followed with the weight ``guidance``; ``rejects``: yield the rejected ones too. Further
+        options are fields of :class:`Request`: ``sampler``, ``unique``, ``guidance``, ``max_attempts``, ``time_limit``
+        (s). Neither ``workers`` (processes; a script that asks for some must keep its own work under
+        ``if __name__ == "__main__"``) nor
         ``batch_size`` changes the molecules.
 
         Example: ``[record.smiles for record in moldiff.load("qm9").generate(10, seed=1)]``
@@ -127,8 +132,11 @@ class Generator:
         if quality is not None or steps is not None:
             options["sampler"] = choose_sampler(quality, steps)
         sizes = (heavy_atoms, heavy_atoms) if isinstance(heavy_atoms, int) else heavy_atoms
+        ranges = {k: v if isinstance(v, tuple) else (v, v) for k, v in (targets or {}).items()}
+        options["targets"] = tuple(read_target(f"{k}={low!r}:{high!r}") for k, (low, high) in ranges.items())
         request = Request(n=n, seed=seed, heavy_atoms=sizes, **options)
-        request.check(self.model)
+        for text in request.check(self.model):
+            warnings.warn(text, stacklevel=2)
         outcomes = self.outcomes(request, workers=workers, batch_size=batch_size)
         return (o for o in outcomes if rejects or isinstance(o, Record))
 
@@ -154,6 +162,8 @@ class Generator:
             return
         with closing(self._raw(request, tally, workers, batch_size, tick)) as raw:
             for index, mol in raw:
+                if self.model.data.hydrogens == "implicit":
+                    mol = chem.with_hydrogens(mol)
                 identity = f"{self.name}-{key}-s{request.seed}-{index:08d}"
                 outcome = _judge(request, identity, index, mol, seen)
                 tally.add(outcome)

@@ -47,6 +47,7 @@ class DataInfo:
     properties: tuple[Property, ...]
     source: str
     sha256: str  # of the training split
+    property_by_size: tuple[tuple[int, tuple[float, ...], tuple[float, ...]], ...] = ()  # atoms, means, deviations
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "DataInfo":
@@ -64,6 +65,7 @@ class DataInfo:
             "bond_marginal": tuple(values["bond_marginal"]),
             "size_histogram": tuple(tuple(row) for row in values["size_histogram"]),
             "properties": tuple(Property(**p) for p in values["properties"]),
+            "property_by_size": tuple((n, tuple(m), tuple(s)) for n, m, s in values.get("property_by_size", ())),
         })  # fmt: skip
 
 

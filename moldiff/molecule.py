@@ -120,6 +120,9 @@ class Prediction:
     atom_logits: Float[Tensor, "b n tokens"]
     bond_logits: Float[Tensor, "b n n orders"]  # symmetric in the atom pair
 
+    def replace(self, **fields: Tensor) -> "Prediction":
+        return dataclasses.replace(self, **fields)
+
     def select(self, index: Tensor | slice) -> "Prediction":
         return Prediction(self.pos[index], self.atom_logits[index], self.bond_logits[index])
 

@@ -43,9 +43,9 @@ class KeyedRandomness:
         self.device = device
         self.atoms = 0
 
-    def first(self) -> np.ndarray:
-        """One uniform number per molecule: the first of its stream, from which its size is drawn."""
-        return np.array([stream.random() for stream in self.streams])
+    def numbers(self, count: int) -> np.ndarray:
+        """(molecules, count) uniform numbers: the first of each stream, by which its size and its targets are drawn."""
+        return np.array([stream.random(count) for stream in self.streams])
 
     def of_size(self, atoms: int) -> "KeyedRandomness":
         """Set the atoms per molecule for all later draws."""
@@ -95,7 +95,10 @@ class Run:
         self.previous = self.denoiser(state, self.free.scaled(sigma), seen)
         return self.previous
 
-    def start(self, template: Molecules, sigma: float) -> Molecules:
+    def start(self, template: Molecules, sigma: float, from_template: bool) -> Molecules:
+        """The prior, or the template with noise."""
+        if from_template:
+            return self.raise_noise(template, 0.0, sigma)
         level = self.free.scaled(sigma)
         atom, bond = self.random.uniform()
         return template.replace(
@@ -224,6 +227,9 @@ RULES: dict[str, type] = {"dpm": DPMSolver, "euler": ChurnedEuler, "heun": Heun,
 class Sampler:
     """A step rule on a time grid. ``steps`` levels from ``sigma_max`` to ``sigma_min``.
 
+    With ``strength`` below 1 only the last such share of the steps is walked, from a given molecule that is noised up to
+    the first of their levels (SDEdit, arXiv 2108.01073).
+
     Self-conditioning (arXiv 2208.04202) starts below a level: above it, an estimate is an average of many molecules,
     and one that sees the last such average shrinks towards it.
     """
@@ -234,6 +240,7 @@ class Sampler:
     sigma_max: float = 8.0
     sigma_min: float = 0.003
     self_condition_below: float = 1.0
+    strength: float = 1.0
 
     def __post_init__(self):
         if self.grid not in GRIDS:
@@ -242,10 +249,14 @@ class Sampler:
     @property
     def evaluations(self) -> int:
         """Network evaluations per molecule."""
-        return (self.steps - 1) * self.rule.evaluations + 1
+        return (self._levels - 1) * self.rule.evaluations + 1
+
+    @property
+    def _levels(self) -> int:
+        return max(2, round(self.strength * self.steps))
 
     def sigmas(self) -> list[float]:
-        return GRIDS[self.grid](self.steps, self.sigma_max, self.sigma_min).tolist()
+        return GRIDS[self.grid](self.steps, self.sigma_max, self.sigma_min).tolist()[-self._levels :]
 
 
 # What each costs and gives is in README.md, "Results".
@@ -269,7 +280,7 @@ def sample(
     run = Run(denoiser, process, free, random, sampler.self_condition_below)
     sigmas = sampler.sigmas()
     centre = template.centre(free.fixed_pos)
-    state = run.start(centre, sigmas[0])
+    state = run.start(centre, sigmas[0], sampler.strength < 1)
     for sigma, sigma_next in pairwise(sigmas):
         state = sampler.rule(run, state, sigma, sigma_next)
     x0 = run.denoise(state, sigmas[-1])

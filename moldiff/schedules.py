@@ -41,6 +41,9 @@ class NoiseLevel:
     def select(self, index: Tensor | slice) -> "NoiseLevel":
         return type(self)(self.pos[index], self.atom[index], self.bond[index])
 
+    def to(self, device: torch.device | str) -> "NoiseLevel":
+        return type(self)(self.pos.to(device), self.atom.to(device), self.bond.to(device))
+
     def scaled(self, factor: float | Float[Tensor, " b"]) -> "NoiseLevel":
         """All levels times ``factor``: fixed stays fixed."""
         factor = torch.as_tensor(factor, dtype=self.pos.dtype, device=self.pos.device).reshape(-1, 1)

@@ -29,7 +29,8 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from moldiff import __version__
-from moldiff.attempts import Request, blank, sample_attempts
+from moldiff.attempts import Request, sample_attempts
+from moldiff.known import blank
 from moldiff.cli import app
 from moldiff.config import PRESETS, preset
 from moldiff.datasets.prepared import read_meta

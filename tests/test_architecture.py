@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports from rows above its own, and within its row as long as there is no circle.
 ORDER = [
     {"errors", "config", "molecule", "schedules", "files", "checkpoints", "weights", "citations", "workers"},
-    {"conditions", "processes", "chem", "tasks"},
+    {"conditions", "processes", "chem", "tasks", "known"},
     {"denoisers", "datasets", "metrics", "samplers", "guidance", "crew", "judging"},
     {"autoencoder", "references", "report"},
     {"model"},

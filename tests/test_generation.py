@@ -123,16 +123,16 @@ class TestSameMolecules:
 
     def test_want_of_memory(self, small, monkeypatch):
         """Batches that do not fit are halved; their molecules are the same."""
-        straight, sizes, whole = content(small.generate(6, steps=6)), [], attempts._sample_batch
+        straight, sizes, whole = content(small.generate(6, steps=6)), [], attempts.Batches.one
 
-        def limited(model, sampler, random, tick):
+        def limited(self, random, values):
             sizes.append(len(random.streams))
             if len(random.streams) > 2:
                 random.of_size(random.atoms).normal()  # numbers drawn before the memory ran out are drawn again
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
-            return whole(model, sampler, random, tick)
+            return whole(self, random, values)
 
-        monkeypatch.setattr(attempts, "_sample_batch", limited)
+        monkeypatch.setattr(attempts.Batches, "one", limited)
         assert content(small.generate(6, steps=6)) == straight
         assert max(sizes) > 2 >= min(sizes)
 
@@ -141,7 +141,7 @@ class TestSameMolecules:
         def never(*_):
             raise error
 
-        monkeypatch.setattr(attempts, "_sample_batch", never)
+        monkeypatch.setattr(attempts.Batches, "one", never)
         with pytest.raises(RequestError, match="not enough memory for one molecule of"):
             list(small.generate(1, steps=4))
 
@@ -149,7 +149,7 @@ class TestSameMolecules:
         def wrong(*_):
             raise RuntimeError("shapes do not match")
 
-        monkeypatch.setattr(attempts, "_sample_batch", wrong)
+        monkeypatch.setattr(attempts.Batches, "one", wrong)
         with pytest.raises(RuntimeError, match="shapes do not match"):
             list(small.generate(1, steps=4))
 
@@ -220,7 +220,7 @@ class TestCounts:
 
     def test_sizes_of_molecules_are_those_drawn(self, full_size):
         random = KeyedRandomness(5, range(12))
-        expected = SizeDraw(full_size.data, None)(random.first()).tolist()
+        expected = SizeDraw(full_size.data, None)(random.numbers(1)[:, 0]).tolist()
         molecules = sample_attempts(full_size, Request(12, seed=5, sampler=Sampler(steps=2)), range(12))
         assert molecules.size.tolist() == expected
         assert len(set(expected)) > 5

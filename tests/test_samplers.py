@@ -276,7 +276,7 @@ def test_streams_are_those_of_their_molecules():
 
 def test_numbers_are_normal_and_uniform_and_mirrored():
     random = KeyedRandomness(0, range(400))
-    first = random.first()
+    first = random.numbers(1)
     random.of_size(9)
     normal, (atom, bond) = random.normal(), random.uniform()
     assert first.mean() == pytest.approx(0.5, abs=5 * (1 / 12 / 400) ** 0.5)

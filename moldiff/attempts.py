@@ -16,6 +16,7 @@ from jaxtyping import Float, Integer
 
 from moldiff.chem import parse_token
 from moldiff.conditions import Conditions, Target, check_targets, draw_values
+from moldiff.config import GUIDANCE
 from moldiff.errors import RequestError
 from moldiff.guidance import Guide, classifier_free, evaluations, guided
 from moldiff.known import Known, blank
@@ -23,6 +24,7 @@ from moldiff.model import DataInfo, Model
 from moldiff.molecule import Molecules
 from moldiff.samplers import QUALITIES, KeyedRandomness, Sampler, sample
 from moldiff.schedules import NoiseLevel
+from moldiff.screening import Screen
 
 # Molecules in one batch, by kind of device. A CPU is at its best from 8 molecules of a size; a GPU wants many.
 BATCH = {"cpu": 64, "cuda": 512, "mps": 256}
@@ -41,9 +43,10 @@ class Request:
     max_attempts: int | None = None  # default: 10 n + 100
     time_limit: float | None = None  # seconds
     targets: tuple[Target, ...] = ()
-    guidance: float = 2.0  # weight of classifier-free guidance, where there are targets
+    guidance: float = GUIDANCE  # weight of classifier-free guidance, where there are targets
     known: Known | None = None
     guides: tuple[Guide, ...] = ()
+    screen: Screen = Screen()  # what is found out about the accepted ones, and which of them are kept
 
     def check(self, model: Model) -> list[str]:
         """Warnings of what may turn out badly. Raises RequestError for what cannot be met."""

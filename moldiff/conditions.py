@@ -41,13 +41,13 @@ class Target:
 
 def read_target(text: str) -> Target:
     """``NAME=VALUE`` or ``NAME=LOW:HIGH``. Raises :class:`RequestError`."""
-    name, equals, value = text.partition("=")
+    name, _, value = text.partition("=")
     low, colon, high = value.partition(":")
     try:
         target = Target(name.strip(), float(low), float(high if colon else low))
     except ValueError:
-        equals = ""
-    if not equals or not (math.isfinite(target.low) and math.isfinite(target.high)):
+        target = Target("", 0.0, 0.0)
+    if not (target.name and math.isfinite(target.low) and math.isfinite(target.high)):
         raise RequestError(f"--target {text}: write NAME=VALUE or NAME=LOW:HIGH with numbers, e.g. gap=6.5")
     if target.low > target.high:
         raise RequestError(f"--target {text}: the range is reversed; write {target.name}={high}:{low}")

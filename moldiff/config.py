@@ -8,6 +8,8 @@ from typing import Any
 
 from moldiff.errors import MoldiffError
 
+GUIDANCE = 2.0  # weight of classifier-free guidance, unless another is given
+
 
 class ConfigError(MoldiffError):
     """A configuration names an unknown key or a value of the wrong type."""
@@ -47,6 +49,8 @@ class TrainConfig:
     drop_each: float = 0.5
     self_condition: float = 0.5  # share of each batch that sees its own first estimate
     seed: int = 0
+    patience: int = 0  # checks without a better held-out loss after which training ends; 0: no checks
+    check_steps: int = 50  # steps between two of them
     checkpoint_seconds: float = 60.0
     precision: str = "float32"  # or bfloat16
     compile: bool = False

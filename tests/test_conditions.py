@@ -1,8 +1,21 @@
 """Property targets: units outside, standard numbers inside."""
 
+import re
+
+import numpy as np
+import pytest
 import torch
 
-from moldiff.conditions import Conditions, Property
+from moldiff.conditions import (
+    Conditions,
+    Property,
+    Target,
+    check_targets,
+    draw_values,
+    properties_by_size,
+    read_target,
+)
+from moldiff.errors import RequestError
 
 PROPERTIES = (Property("gap", "eV", 6.0, 2.0, 1.0, 10.0), Property("mu", "D", 3.0, 0.5, 0.0, 20.0))
 
@@ -34,3 +47,61 @@ def test_select():
     chosen = conditions.select(torch.tensor([2, 0])).to("cpu")
     assert chosen.value.flatten().tolist() == [3.0, 1.0]
     assert chosen.given.all()
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("gap=6.5", Target("gap", 6.5, 6.5)),
+        (" GAP = -1e-3", Target("GAP", -0.001, -0.001)),
+        ("qed=0.7:0.9", Target("qed", 0.7, 0.9)),
+    ],
+)
+def test_targets_are_read(text, target):
+    assert read_target(text) == target
+    assert read_target(str(target)) == target
+
+
+@pytest.mark.parametrize("text", ["gap", "gap=", "gap=high", "=3", "gap=1:", "gap=:1", "gap=1:2:3", "gap=nan", "gap=inf"])
+def test_what_is_no_target(text):
+    with pytest.raises(RequestError, match=re.escape(f"--target {text}: write NAME=VALUE")):
+        read_target(text)
+
+
+def test_a_reversed_range_is_named():
+    with pytest.raises(RequestError, match="reversed; write gap=5:7"):
+        read_target("gap=7:5")
+
+
+def test_targets_and_the_training_range():
+    """gap is 1 to 10 eV there: 10.9 is a tenth of the range too far at most, 11 is not."""
+    assert check_targets([Target("GAP", 1.0, 10.0), Target("mu", 3.0, 3.0)], PROPERTIES) == []
+    (warning,) = check_targets([Target("gap", 9.0, 10.8)], PROPERTIES)
+    assert "--target gap=9:10.8: the training data have 1 to 10 eV" in warning
+    for low, high in ((0.0, 5.0), (5.0, 11.0)):
+        with pytest.raises(RequestError, match="the training data have 1 to 10 eV; stay within"):
+            check_targets([Target("gap", low, high)], PROPERTIES)
+    with pytest.raises(RequestError, match=re.escape("it knows gap (eV), mu (D)")):
+        check_targets([Target("logp", 1.0, 1.0)], PROPERTIES)
+    with pytest.raises(RequestError, match="gap is asked for twice"):
+        check_targets([Target("gap", 5.0, 5.0), Target("Gap", 6.0, 6.0)], PROPERTIES)
+
+
+def test_every_molecule_draws_its_own_value_within_a_range():
+    uniform = np.array([[0.0, 0.3], [0.5, 0.9], [1.0, 0.1]])
+    values = draw_values([Target("mu", 2.0, 4.0), Target("gap", 7.0, 7.0)], PROPERTIES, uniform)
+    assert values.tolist() == [[7, 2], [7, 3], [7, 4]]
+    assert np.isnan(draw_values([Target("mu", 2.0, 4.0)], PROPERTIES, uniform[:, :1])[:, 0]).all()
+
+
+def test_statistics_by_size():
+    """Sizes with too few known values have none; a property that is the same in all of a size gets some width."""
+    rng = np.random.default_rng(0)
+    n_atoms = np.repeat([5, 6, 7], [40, 40, 19])
+    values = np.stack([n_atoms + rng.normal(size=99), np.repeat([1.0, 2.0, 9.0], [40, 40, 19])], 1)
+    values[:10, 0] = np.nan
+    rows = properties_by_size(values, n_atoms)
+    assert [row[0] for row in rows] == [5, 6]
+    assert rows[0][1] == pytest.approx([np.nanmean(values[:40, 0]), 1.0])
+    assert rows[1][2][1] == pytest.approx(0.1 * values[:, 1].std())
+    assert properties_by_size(np.zeros((99, 0)), n_atoms) == []

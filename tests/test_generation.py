@@ -13,6 +13,7 @@ import torch
 
 from moldiff import attempts, chem, doctor, generation
 from moldiff.attempts import Request, SizeDraw, sample_attempts
+from moldiff.conditions import Target
 from moldiff.config import Config, NetworkConfig, preset
 from moldiff.errors import RequestError
 from moldiff.generation import Generator, Record, Tally, Windows, load
@@ -218,6 +219,31 @@ class TestCounts:
         assert set(SizeDraw(info, (4, 4))(uniform).tolist()) == {9}
         assert SizeDraw(info, None)(np.array([0.0, 1 - 1e-16])).tolist() == [7, 9]
 
+    def test_sizes_follow_the_values_asked_for(self, info):
+        """gap is near 2 in molecules of seven atoms, near 6 in those of nine, which are half as frequent."""
+        by_size = ((7, (2.0, 0.0), (1.0, 1.0)), (9, (6.0, 0.0), (1.0, 1.0)))
+        draw = SizeDraw(replace(info, property_by_size=by_size), None)
+        uniform = (np.arange(3000) + 0.5) / 3000
+        asked = lambda gap: np.tile([gap, np.nan], (3000, 1))  # noqa: E731
+        assert Counter(draw(uniform, asked(4.0)).tolist()) == {7: 2000, 9: 1000}  # as near to both
+        assert set(draw(uniform, asked(0.0)).tolist()) == {7}
+        odds = Counter(draw(uniform, asked(5.0)).tolist())
+        assert odds[9] / odds[7] == pytest.approx(0.5 * math.exp((3**2 - 1**2) / 2), rel=0.05)
+        assert Counter(SizeDraw(info, None)(uniform, asked(5.0)).tolist()) == {7: 2000, 9: 1000}  # nothing is known
+
+    def test_targets_reach_the_network(self, info):
+        """A network whose output depends on the conditions gives other molecules for other targets, and counts twice."""
+        torch.manual_seed(0)
+        model = Model(Config(network=preset("qm9-tiny").network), info).eval().requires_grad_(False)
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+        asked = [(), (Target("gap", 3.0, 3.0),), (Target("gap", 9.0, 9.0),)]
+        requests = [Request(4, sampler=Sampler(steps=3), targets=targets) for targets in asked]
+        found = [sample_attempts(model, request, range(4)).pos for request in requests]
+        assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
+        assert [request.evaluations for request in requests] == [3, 6, 6]
+        assert replace(requests[1], guidance=1.0).evaluations == 3
+
     def test_sizes_of_molecules_are_those_drawn(self, full_size):
         random = KeyedRandomness(5, range(12))
         expected = SizeDraw(full_size.data, None)(random.numbers(1)[:, 0]).tolist()
@@ -294,6 +320,9 @@ class TestRefusals:
             ({"time_limit": 0.0}, "--time-limit 0.0: must be positive"),
             ({"time_limit": math.nan}, "--time-limit nan: must be positive"),
             ({"heavy_atoms": (2, 3)}, "--n-atoms 2-3: model four molecules knows molecules of 1 to 2 heavy atoms"),
+            ({"guidance": 0.0}, "--guidance 0: must be above 0"),
+            ({"guidance": math.inf}, "--guidance inf: must be"),
+            ({"targets": {"gap": 5.0}}, "--target gap: the model was not trained with it; it knows none"),
             ({"heavy_atoms": (0, 1)}, "--n-atoms 0-1"),
             ({"heavy_atoms": (2, 1)}, "--n-atoms 2-1: the range is reversed; write 1-2"),
         ],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moldiff.cli.options import Device, Force, positive
+from moldiff.config import GUIDANCE
 from moldiff.terminal import Interrupted, bar, fail, interruptible, one_line_errors
 
 if TYPE_CHECKING:
@@ -31,6 +32,13 @@ def generate(
     n_atoms: Annotated[
         str | None, typer.Option(help="Heavy atoms: 9, or a range 5-9.", show_default="as in the training data")
     ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Property to aim at, NAME=VALUE or NAME=LOW:HIGH, repeatable; see `moldiff info`."),
+    ] = None,
+    guidance: Annotated[
+        float, typer.Option(help="How strongly targets are followed; above 1 doubles the evaluations.")
+    ] = GUIDANCE,
     unique: Annotated[bool, typer.Option("--unique", help="Skip molecules whose SMILES came before.")] = False,
     rejects: Annotated[Path | None, typer.Option(help="Write rejected molecules, as generated, to this SDF.")] = None,
     batch_size: Annotated[str, typer.Option(help="Molecules per batch, or auto. Does not change the result.")] = "auto",
@@ -54,6 +62,7 @@ def generate(
     """
     with one_line_errors():
         from moldiff.attempts import choose_sampler
+        from moldiff.conditions import read_target
         from moldiff.generation import Request, load
         from moldiff.outputs import Output, StandardOutput, is_complete
 
@@ -61,10 +70,14 @@ def generate(
         sizes = _range(n_atoms)
         generator = load(model, device)
         sampler = choose_sampler(quality, steps)
-        request = Request(n, seed, sampler, sizes, unique, max_attempts, time_limit)
-        request.check(generator.model)
-        provenance = _provenance(generator, sampler.evaluations)
+        targets = tuple(map(read_target, target or []))
+        request = Request(n, seed, sampler, sizes, unique, max_attempts, time_limit, targets, guidance)
+        for text in request.check(generator.model):
+            typer.echo(f"warning: {text}", err=True)
+        provenance = _provenance(generator, request.evaluations)
         identity = {"model": generator.hash, "seed": seed, "steps": sampler.steps, "n_atoms": n_atoms, "unique": unique}
+        if targets:
+            identity |= {"targets": list(map(str, targets)), "guidance": guidance}
         if output == "-":
             if resume:
                 fail("--resume: standard output cannot be resumed; write to a file")

@@ -42,6 +42,15 @@ class Verdict(NamedTuple):
     reason: str | None  # "disconnected", "valence", "sanitisation", "radical" or "coordinates"
 
 
+class Relaxed(NamedTuple):
+    """The outcome of :func:`relax`."""
+
+    released: float  # energy, kcal/mol
+    mol: Chem.Mol
+    before: float  # energy of the given coordinates, kcal/mol
+    converged: bool  # else the steps ran out
+
+
 class Graph(NamedTuple):
     """A molecular graph of N heavy atoms and B bonds, hydrogens counted on their atoms."""
 
@@ -178,17 +187,26 @@ def with_hydrogens(mol: Chem.Mol) -> Chem.Mol:
         except Chem.AtomValenceException:
             return Chem.Mol(mol)
         copy = Chem.AddHs(copy, addCoords=True)
-        Chem.GetSymmSSSR(copy)
-        properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(copy, mmffVariant="MMFF94s")
-        field = properties and rdForceFieldHelpers.MMFFGetMoleculeForceField(copy, properties)
-        if field:
-            for k in range(mol.GetNumAtoms()):
-                field.AddFixedPoint(k)
-            field.Initialize()
-            field.Minimize(maxIts=MAX_RELAXATION_STEPS)
+        _relax_from(copy, mol.GetNumAtoms())
     for atom in copy.GetAtoms():
         atom.SetNoImplicit(True)
     return copy
+
+
+def _relax_from(mol: Chem.Mol, first: int) -> None:
+    """Relax the atoms from ``first`` on by MMFF94s, the others fixed; nothing where it has no parameters."""
+    Chem.GetSymmSSSR(mol)
+    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant="MMFF94s")
+    field = properties and rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
+    if not field:
+        return
+    for k in range(first):
+        field.AddFixedPoint(k)
+    before = mol.GetConformer().GetPositions()
+    try:
+        field.Minimize(maxIts=MAX_RELAXATION_STEPS)
+    except RuntimeError:  # no downhill direction among atoms that lie on each other
+        mol.GetConformer().SetPositions(before)
 
 
 def check(mol: Chem.Mol) -> Verdict:
@@ -302,7 +320,7 @@ def strain(mol: Chem.Mol) -> float | None:
     return None if relaxed is None else relaxed[0]
 
 
-def relax(mol: Chem.Mol) -> tuple[float, Chem.Mol] | None:
+def relax(mol: Chem.Mol) -> Relaxed | None:
     """:func:`strain` with the relaxed copy that it was measured on."""
     copy = Chem.Mol(mol)
     with quiet():
@@ -311,8 +329,8 @@ def relax(mol: Chem.Mol) -> tuple[float, Chem.Mol] | None:
         if not field:
             return None
         start = field.CalcEnergy()
-        field.Minimize(maxIts=MAX_RELAXATION_STEPS)
-        return start - field.CalcEnergy(), copy
+        converged = field.Minimize(maxIts=MAX_RELAXATION_STEPS) == 0
+        return Relaxed(start - field.CalcEnergy(), copy, start, converged)
 
 
 def graph_from_smiles(text: str) -> Graph | None:

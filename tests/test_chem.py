@@ -258,3 +258,43 @@ def test_graph_keeps_the_order_of_the_smiles():
     assert graph.bond_order.sum() == 7
     assert graph.hydrogens.tolist() == [0] * 5
     assert chem.graph_from_smiles("C1CC") is None
+
+
+class TestHydrogensOfModelsWithoutThem:
+    @staticmethod
+    def bare(text: str) -> tuple[Chem.Mol, Chem.Mol]:
+        """An embedded molecule, and its heavy atoms alone, as a model without hydrogens would give them."""
+        mol = Chem.AddHs(Chem.MolFromSmiles(text))
+        AllChem.EmbedMolecule(mol, randomSeed=1)
+        AllChem.MMFFOptimizeMolecule(mol, mmffVariant="MMFF94s", maxIters=2000)
+        Chem.Kekulize(mol, clearAromaticFlags=True)
+        heavy = Chem.RemoveAllHs(mol, sanitize=False)
+        for atom in heavy.GetAtoms():
+            atom.SetNoImplicit(True)
+            atom.SetNumExplicitHs(0)
+        return mol, heavy
+
+    @pytest.mark.parametrize("text", ["CCO", "c1cc[nH]c1", "C[NH3+]", "CS(=O)(=O)NC", "OC(=O)c1ccccc1Cl", "C#N"])
+    def test_valences_are_filled_and_heavy_atoms_stay(self, text):
+        mol, heavy = self.bare(text)
+        before = heavy.GetConformer().GetPositions()
+        whole = chem.with_hydrogens(heavy)
+        assert heavy.GetNumAtoms() == len(before)  # the input is not changed
+        assert np.array_equal(whole.GetConformer().GetPositions()[: len(before)], before)
+        accepted, reason = chem.check(whole)
+        assert reason is None
+        assert chem.smiles(accepted) == Chem.CanonSmiles(text)
+        assert chem.strain(accepted) == pytest.approx(0, abs=3)  # kcal/mol: hydrogens lie in a minimum, if not the lowest
+
+    def test_an_impossible_valence_is_refused_not_mended(self):
+        _, heavy = self.bare("CC(C)(C)C")
+        crowded = Chem.RWMol(heavy)
+        crowded.GetBondBetweenAtoms(0, 1).SetBondType(Chem.BondType.DOUBLE)
+        whole = chem.with_hydrogens(crowded.GetMol())
+        assert whole.GetNumAtoms() == 5
+        assert chem.check(whole).reason == "valence"
+
+    def test_atoms_on_top_of_each_other_do_no_harm(self):
+        _, heavy = self.bare("CCCCCC")
+        heavy.GetConformer().SetPositions(np.zeros((6, 3)))
+        assert chem.check(chem.with_hydrogens(heavy)).reason == "coordinates"

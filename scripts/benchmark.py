@@ -30,11 +30,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from moldiff import __version__
 from moldiff.attempts import Request, sample_attempts
-from moldiff.known import blank
 from moldiff.cli import app
 from moldiff.config import PRESETS, preset
 from moldiff.datasets.prepared import read_meta
 from moldiff.generation import WINDOW, load
+from moldiff.known import blank
 from moldiff.model import DataInfo, Model
 from moldiff.molecule import Molecules, Prediction
 from moldiff.samplers import Sampler

@@ -12,17 +12,28 @@ import numpy as np
 import pytest
 import torch
 
-from moldiff import training
-from moldiff.checkpoints import PART_BYTES, CheckpointError, latest_checkpoint, read_checkpoint, write_checkpoint
-from moldiff.conditions import Conditions
+from moldiff import batches, training
+from moldiff.batches import HeldOut
+from moldiff.checkpoints import CheckpointError, latest_checkpoint
 from moldiff.config import Config, NetworkConfig, TrainConfig
 from moldiff.datasets.prepared import SPLITS, read_meta, read_split, write_prepared
 from moldiff.model import Model
-from moldiff.training import LOG, TrainingError, ema_exponent, keyed_generator, schedule, train
+from moldiff.training import LOG, TrainingError, ema_exponent, schedule, train
 
 DATA = Path(__file__).parents[1] / "data" / "qm9_sample"
 SMALL = NetworkConfig("transformer", {"width": 16, "layers": 2, "vectors": 4, "pair_width": 8, "heads": 2, "radial": 4})
 CONFIG = Config(network=SMALL, train=TrainConfig(steps=6, batch=8, lr=5e-3, warmup=2))
+
+
+def changed(**values: object) -> Config:
+    """The configuration of these tests with other settings of the training."""
+    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **values))
+
+
+@pytest.fixture(autouse=True)
+def small_checks(monkeypatch) -> None:
+    """Held-out losses of few molecules, for speed."""
+    monkeypatch.setattr(batches, "HELD_OUT", 48)
 
 
 @pytest.fixture
@@ -65,6 +76,24 @@ def test_a_signal_saves_and_resuming_is_as_if_nothing_happened(tmp_path, monkeyp
     assert without_cpu_time(train(DATA, run, CONFIG, resume=True)) == straight
 
 
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch, straight):
+    """Nothing is saved when it ends: what came after the checkpoint is done again."""
+    save, step = training.Loop.save, training.Loop.step
+
+    def killed(loop: training.Loop) -> bool:
+        if loop.state.step == 4:
+            raise KeyboardInterrupt
+        return step(loop)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.Loop, "save", lambda loop: save(loop) if loop.state.step == 2 else None)
+        patched.setattr(training.Loop, "step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(DATA, tmp_path / "killed", changed(checkpoint_seconds=0.0))
+    assert latest_checkpoint(tmp_path / "killed").name == "checkpoint-000000002"
+    assert without_cpu_time(train(DATA, tmp_path / "killed", CONFIG, resume=True)) == straight
+
+
 def test_the_time_limit_stops_and_resuming_is_as_if_nothing_happened(tmp_path, straight):
     run = tmp_path / "limited"
     assert Model.load(train(DATA, run, CONFIG, max_seconds=0.0)).info["steps"] == 0
@@ -73,8 +102,7 @@ def test_the_time_limit_stops_and_resuming_is_as_if_nothing_happened(tmp_path, s
 
 def test_longer_training_may_be_asked_for_later(tmp_path, straight):
     """Without a cool-down the steps already done do not depend on how many there will be."""
-    constant = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, cooldown=0.0))
-    half = dataclasses.replace(constant, train=dataclasses.replace(constant.train, steps=3))
+    constant, half = changed(cooldown=0.0), changed(cooldown=0.0, steps=3)
     whole = Model.load(train(DATA, tmp_path / "whole", constant))
     train(DATA, tmp_path / "half", half)
     continued = Model.load(train(DATA, tmp_path / "half", constant, resume=True))
@@ -84,7 +112,7 @@ def test_longer_training_may_be_asked_for_later(tmp_path, straight):
 
 def test_broken_coordinates_stop_it_and_leave_the_checkpoint(tmp_path, monkeypatch):
     run = tmp_path / "run"
-    train(DATA, run, dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=2)))
+    train(DATA, run, changed(steps=2))
     good = content_of(latest_checkpoint(run))
     split = read_split(DATA, "train")
     broken = dataclasses.replace(split, pos=np.full_like(split.pos, np.nan))
@@ -108,9 +136,8 @@ def test_what_does_not_fit_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="nothing to resume"):
         train(DATA, run, CONFIG, resume=True)
     train(DATA, run, CONFIG, max_seconds=0.0)
-    other = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, batch=4))
     with pytest.raises(TrainingError, match=r"train\.batch = 8, now 4"):
-        train(DATA, run, other, resume=True)
+        train(DATA, run, changed(batch=4), resume=True)
     meta = {k: v for k, v in read_meta(DATA).items() if k not in ("format", "sha256", "molecules")}
     splits = {name: read_split(DATA, name) for name in SPLITS} | {"train": read_split(DATA, "test")}
     write_prepared(tmp_path / "data", {name: [(split, [])] for name, split in splits.items()}, meta)
@@ -122,42 +149,21 @@ def test_what_does_not_fit_is_refused(tmp_path):
         train(DATA, run, CONFIG, resume=True)
 
 
-def validation_loss(model: Model, batches: training.Batches, batch: int, count: int) -> dict[str, float]:
-    """Mean losses over the same molecules, σ and noise at every call, unconditional."""
-    sums: dict[str, float] = {}
-    with torch.no_grad():
-        for k in range(count):
-            molecules, properties = batches.draw(batch, keyed_generator(1, k))
-            conditions = Conditions.none(len(molecules), properties.shape[1], molecules.device)
-            for name, value in model.loss(molecules, conditions, keyed_generator(2, k)).items():
-                sums[name] = sums.get(name, 0.0) + float(value) / count
-    return sums
-
-
 @pytest.mark.parametrize("kind", ["transformer", "egnn", "tensor_product"])
 def test_loss_falls(tmp_path, kind):
     options = SMALL.options if kind == "transformer" else {"width": 16, "layers": 1}
     config = Config(network=NetworkConfig(kind, options), train=TrainConfig(steps=30, batch=16, lr=1e-2, warmup=3))
     rows = []
     path = train(DATA, tmp_path / "run", config, progress=rows.append)
-    info = Model.load(path).data
-    valid = training.Batches(read_split(DATA, "valid"), len(info.properties), torch.device("cpu"))
-    before, after = (validation_loss(m, valid, 16, 3) for m in (Model(config, info), Model.load(path)))
+    trained = Model.load(path)
+    held_out = HeldOut(trained, read_split(DATA, "valid"), torch.device("cpu"))
+    networks = (Model(config, trained.data).network, trained.network)
+    before, after = (held_out.losses(network.state_dict()) for network in networks)
     assert after["total"] < 0.7 * before["total"]
     assert after["atom"] < 0.7 * before["atom"]
     logged = [json.loads(line) for line in (tmp_path / "run" / LOG).read_text().splitlines()]
     assert logged == rows
     assert rows[-1]["step"] == 30
-
-
-def test_every_sample_is_drawn_once_per_batch():
-    split = read_split(DATA, "train")
-    batches = training.Batches(split, 6, torch.device("cpu"))
-    whole, properties = batches.draw(12, keyed_generator(0, 1))
-    assert len(whole) == len(properties) <= 12
-    assert len(torch.unique(whole.pos[:, 0], dim=0)) == len(whole)
-    shares = [batches.draw(12, keyed_generator(0, 1), rank, world=2)[0] for rank in range(2)]
-    assert torch.equal(torch.cat([shares[0].pos, shares[1].pos]).sum((1, 2)).sort()[0], whole.pos.sum((1, 2)).sort()[0])
 
 
 def test_learning_rate_schedule():
@@ -175,68 +181,105 @@ def test_average_width():
     assert ema_exponent(0.05) == pytest.approx(16.97, abs=0.01)
 
 
-def test_keyed_generators_depend_on_the_key_alone():
-    draw = lambda *key: float(torch.rand((), generator=keyed_generator(*key)))  # noqa: E731
-    assert draw(0, 1) == draw(0, 1)
-    assert len({draw(0, 1), draw(1, 0), draw(0, 2), draw(0, 1, 1), draw(0, 1, 2)}) == 5
+class TestHeldOut:
+    """Losses on molecules kept out of training: what is kept, when training ends, and that stopping changes neither."""
+
+    CONFIG = changed(patience=3, check_steps=1)
+    LOSSES = (3.0, 1.0, 2.0, 2.5, 2.0)  # before the first step, after it, and so on
+
+    def tell(self, monkeypatch) -> list[dict[str, torch.Tensor]]:
+        """Let the losses be ``LOSSES``; returns the weights they are asked for, as they come."""
+        asked: list[dict[str, torch.Tensor]] = []
+
+        def losses(_: HeldOut, weights: dict[str, torch.Tensor]) -> dict[str, float]:
+            asked.append({k: v.clone() for k, v in weights.items()})
+            return {"total": self.LOSSES[len(asked) - 1]}
+
+        monkeypatch.setattr(HeldOut, "losses", losses)
+        return asked
+
+    def test_the_best_average_is_kept_and_patience_ends(self, tmp_path, monkeypatch):
+        asked, rows = self.tell(monkeypatch), []
+        model = Model.load(train(DATA, tmp_path, self.CONFIG, progress=rows.append))
+        assert len(asked) == len(self.LOSSES)
+        assert all(torch.equal(p, asked[1][name]) for name, p in model.network.named_parameters())
+        assert model.info["steps"] == 4
+        assert model.info["held_out"] == {"step": 1, "loss": 1.0}
+        checks = [row for row in rows if "held_out" in row]
+        assert [row["step"] for row in checks] == [0, 1, 2, 3, 4]
+        assert [row["best_step"] for row in checks] == [0, 1, 1, 1, 1]
+        assert [row["patience_left"] for row in checks] == [3, 3, 2, 1, 0]
+        assert [json.loads(line) for line in (tmp_path / LOG).read_text().splitlines()] == rows
+
+    @pytest.mark.parametrize("step", [0, 1, 3])
+    def test_stopping_and_resuming_changes_nothing(self, tmp_path, monkeypatch, step):
+        with monkeypatch.context() as patched:
+            self.tell(patched)
+            straight = train(DATA, tmp_path / "straight", self.CONFIG)
+        self.tell(monkeypatch)
+        with monkeypatch.context() as patched:
+            stop_at(step, patched, signal.SIGTERM)
+            assert Model.load(train(DATA, tmp_path / "stopped", self.CONFIG)).info["steps"] == step
+        resumed = train(DATA, tmp_path / "stopped", self.CONFIG, resume=True)
+        assert without_cpu_time(resumed) == without_cpu_time(straight)
+        last = [latest_checkpoint(tmp_path / name) for name in ("straight", "stopped")]
+        parts = [{k: v for k, v in content_of(path).items() if k != "header.json"} for path in last]
+        assert last[0].name == last[1].name == "checkpoint-000000004"
+        assert parts[0] == parts[1]
+
+    def test_a_set_without_held_out_molecules(self, tmp_path):
+        meta = {k: v for k, v in read_meta(DATA).items() if k not in ("format", "sha256", "molecules")}
+        splits = {name: read_split(DATA, name) for name in SPLITS}
+        splits["valid"] = splits["valid"].select(np.zeros(len(splits["valid"]), bool))
+        write_prepared(tmp_path / "data", {name: [(split, [])] for name, split in splits.items()}, meta)
+        with pytest.raises(
+            TrainingError, match=r"no held-out molecules; prepare it with --valid 0\.1, or .*--patience 0"
+        ):
+            train(tmp_path / "data", tmp_path / "run", self.CONFIG)
 
 
 TWO_PROCESSES = """
 import json, os, sys
 from pathlib import Path
-from moldiff import training
-from moldiff.checkpoints import PART_BYTES, CheckpointError, latest_checkpoint, read_checkpoint, write_checkpoint
-from moldiff.conditions import Conditions
+from moldiff import batches, training
 from moldiff.config import Config
 
-go = training.Loop.go
+batches.HELD_OUT = 48
+go, data, ends = training.Loop.go, Path(sys.argv[1]), []
 
 def watched(loop, seconds):
     go(loop, seconds)
-    Path(sys.argv[2] + os.environ["RANK"]).write_text(loop.state.model.sha256)
+    ends.append([loop.state.model.sha256, loop.state.step, loop.state.best.step, loop.state.best.loss])
 
 training.Loop.go = watched
-training.train(Path(sys.argv[1]), Path(sys.argv[2]), Config.from_dict(json.loads(sys.argv[3])))
+for text in sys.argv[3:]:
+    training.train(data, Path(sys.argv[2]) / str(len(ends)), Config.from_dict(json.loads(text)))
+Path(sys.argv[2] + os.environ["RANK"]).write_text(json.dumps(ends))
 """
 
 
-def test_two_processes_hold_the_same_weights(tmp_path):
-    """Started as on a cluster; each process writes the hash of what it ends with."""
+def test_two_processes_hold_the_same_weights_and_stop_together(tmp_path):
+    """Started as on a cluster; each process writes what it ends with. The second run stands still, until patience ends."""
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     run = tmp_path / "run"
-    arguments = [str(DATA), str(run), json.dumps(CONFIG.to_dict())]
+    configs = [changed(patience=2, check_steps=3), changed(patience=2, check_steps=1, lr=0.0)]
+    arguments = [str(DATA), str(run), *(json.dumps(config.to_dict()) for config in configs)]
     done = subprocess.run(
         launcher + arguments, check=False, capture_output=True, text=True, timeout=300, cwd=DATA.parents[1]
     )
     assert done.returncode == 0, done.stderr
-    assert Path(f"{run}0").read_text() == Path(f"{run}1").read_text()
-    model = Model.load(run / "weights.safetensors")
+    ends = [json.loads(Path(f"{run}{rank}").read_text()) for rank in range(2)]
+    assert ends[0] == ends[1]
+    assert [end[1:3] for end in ends[0]] == [[6, 6], [2, 0]]
+    model = Model.load(run / "0" / "weights.safetensors")
     assert all(p.isfinite().all() for p in model.parameters())
     assert (model.info["steps"], model.info["samples"]) == (6, 48)
-
-
-def test_checkpoints_come_in_small_files_and_a_crash_leaves_the_last(tmp_path, monkeypatch):
-    tensors = {f"t{k}": torch.randn(3 * 2**18) for k in range(12)}  # 3 MiB each
-    write_checkpoint(tmp_path, 1, tensors, {"step": 1})
-    files = list(latest_checkpoint(tmp_path).glob("part-*"))
-    assert len(files) == 3
-    assert all(f.stat().st_size < PART_BYTES + 2**16 for f in files)
-    found, header = read_checkpoint(latest_checkpoint(tmp_path))
-    assert header == {"step": 1}
-    assert all(torch.equal(found[k], v) for k, v in tensors.items())
-
-    def crash(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("os.replace", crash)
-        with pytest.raises(KeyboardInterrupt):
-            write_checkpoint(tmp_path, 2, tensors, {"step": 2})
-    assert read_checkpoint(latest_checkpoint(tmp_path))[1] == {"step": 1}
-    write_checkpoint(tmp_path, 2, tensors, {"step": 2})
-    assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-000000002"]
+    alone = HeldOut(model, read_split(DATA, "valid"), torch.device("cpu")).losses(
+        dict(model.network.named_parameters())
+    )
+    assert ends[0][0][3] == pytest.approx(alone["total"], rel=1e-4)
 
 
 def test_training_needs_neither_rdkit_nor_pandas(tmp_path):
@@ -255,84 +298,3 @@ sys.exit(result.exit_code)
     done = subprocess.run([sys.executable, "-c", script, *arguments], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "run" / "weights.safetensors").is_file()
-
-
-def test_training_starts_from_given_weights(tmp_path):
-    first = train(DATA, tmp_path / "first", CONFIG)
-    none = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, steps=1, lr=0.0))
-    copied = Model.load(train(DATA, tmp_path / "second", none, init_from=first))
-    history = {k: v for k, v in Model.load(first).info.items() if k in ("samples", "steps", "cpu_seconds")}
-    assert copied.info["started_from"] == {"sha256": Model.load(first).sha256, **history}
-    assert copied.sha256 == Model.load(first).sha256
-    other = dataclasses.replace(CONFIG, network=NetworkConfig("transformer", {**SMALL.options, "layers": 1}))
-    with pytest.raises(TrainingError, match=r"weights\.safetensors: its network is .*choose weights or a preset"):
-        train(DATA, tmp_path / "third", other, init_from=first)
-
-
-def test_fine_tuning_speaks_the_language_of_the_weights(tmp_path, monkeypatch):
-    """Tokens and properties are matched by name, scale and marginals kept, and a stopped run goes on the same."""
-    first = train(DATA, tmp_path / "first", CONFIG)
-    source = Model.load(first).data
-    data = write_own(tmp_path / "own", reverse=True, properties=["gap"])
-    info = training.DataInfo.from_meta(read_meta(data))
-    own = Model.load(train(data, tmp_path / "straight", CONFIG, init_from=first)).data
-    for name in ("vocabulary", "coordinate_std", "atom_marginal", "bond_marginal", "properties"):
-        assert getattr(own, name) == getattr(source, name)
-    assert (own.name, own.sha256, own.size_histogram) == ("own", info.sha256, info.size_histogram)
-    before, after = read_split(DATA, "test"), training._translate(read_split(data, "train"), info, own)
-    assert (before.atom == after.atom).all()
-    gap = [p.name for p in source.properties].index("gap")
-    assert (before.properties[:, gap] == after.properties[:, gap]).all()
-    assert np.isnan(np.delete(after.properties, gap, 1)).all()
-    with monkeypatch.context() as patch:
-        stop_at(3, patch, signal.SIGTERM)
-        train(data, tmp_path / "stopped", CONFIG, init_from=first)
-    train(data, tmp_path / "stopped", CONFIG, resume=True)
-    runs = [without_cpu_time(tmp_path / name / "weights.safetensors") for name in ("straight", "stopped")]
-    assert runs[0] == runs[1]
-
-
-def test_sets_that_the_weights_do_not_know_are_refused(tmp_path):
-    first = train(DATA, tmp_path / "first", CONFIG)
-    for change, message in (
-        (
-            {"hydrogens": "implicit"},
-            "its hydrogens are explicit, those of own implicit; prepare the set with --hydrogens",
-        ),
-        (
-            {"element": "Br"},
-            r"Br, in \d+ training molecules, is not in its vocabulary \(H C .*--vocabulary-of .*weights",
-        ),
-        ({"unit": "K"}, r"property gap in K is not one of its own \(.*gap in eV.*\); prepare the set without it"),
-    ):
-        data = write_own(tmp_path / next(iter(change)) / "own", properties=["gap"], **change)
-        with pytest.raises(TrainingError, match=message):
-            train(data, tmp_path / "run", CONFIG, init_from=first)
-    assert not (tmp_path / "run").exists()
-
-
-def write_own(
-    folder: Path,
-    properties: list[str],
-    reverse: bool = False,
-    hydrogens: str = "explicit",
-    element: str = "F",
-    unit: str = "eV",
-) -> Path:
-    """The test molecules of the sample as a set of other tokens, properties and scale; ``element`` in place of F."""
-    meta, split = read_meta(DATA), read_split(DATA, "test")
-    columns = [k for k, p in enumerate(meta["properties"]) if p["name"] in properties]
-    vocabulary = [{"F": element}.get(name, name) for name in meta["vocabulary"]]
-    order = vocabulary[::-1] if reverse else vocabulary
-    own = dataclasses.replace(split.with_vocabulary(vocabulary, order), properties=split.properties[:, columns])
-    told = {
-        **{k: v for k, v in meta.items() if k not in ("format", "sha256", "molecules")},
-        "name": "own",
-        "hydrogens": hydrogens,
-        "vocabulary": order,
-        "properties": [{**meta["properties"][k], "unit": unit, "mean": 0.0} for k in columns],
-        "coordinate_std": 3.0,
-        "size_histogram": meta["size_histogram"][:2],
-    }
-    write_prepared(folder, {name: [(own, [])] for name in SPLITS}, told)
-    return folder

@@ -1,0 +1,118 @@
+"""Training that starts from other weights: what they keep, what the set gives, and tokens that are new to them."""
+
+import dataclasses
+from bisect import bisect_right
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from moldiff.config import Config
+from moldiff.datasets.prepared import Split
+from moldiff.model import DataInfo, Model
+from moldiff.training_state import TrainingError
+
+# For hundreds to thousands of molecules on two CPU cores; measured on 240, see "Train on your own molecules" in README.md.
+SETTINGS: dict[str, Any] = dict(
+    steps=600, lr=5e-4, warmup=50, patience=10, batch=128, seed=0, precision="float32", compile=False
+)
+NAMED = 3  # rows of a token that a refusal names
+
+
+def settings_for(source: Config) -> Config:
+    """How to train on from weights unless told otherwise: their network and weights of the losses, a short schedule."""
+    return dataclasses.replace(source, train=dataclasses.replace(source.train, **SETTINGS))
+
+
+def adapt(
+    meta: dict[str, Any], source: DataInfo, splits: Sequence[Split], path: Path, extend: bool = False
+) -> DataInfo:
+    """What a model that starts from the weights in ``path`` knows of a set: sizes and names are the set's.
+
+    Tokens, marginals, coordinate scale and properties remain those of the weights, whose numbers have no other meaning.
+    ``splits``: all molecules that will be used; ``extend``: tokens of theirs that are new are added at the end.
+
+    Raises:
+        TrainingError: the set has other hydrogens, a property of its own or, without ``extend``, a new token.
+    """
+    info = DataInfo.from_meta(meta)
+    if info.hydrogens != source.hydrogens:
+        text = f"its hydrogens are {source.hydrogens}, those of {info.name} {info.hydrogens}"
+        raise TrainingError(f"{path}: {text}; prepare the set with --hydrogens {source.hydrogens}")
+    known = {(p.name, p.unit) for p in source.properties}
+    for p in info.properties:
+        if (p.name, p.unit) not in known:
+            there = ", ".join(f"{name} in {unit}" for name, unit in sorted(known)) or "none"
+            text = f"property {p.name} in {p.unit or 'no unit'} is not one of its own ({there})"
+            raise TrainingError(f"{path}: {text}; prepare the set without it")
+    places = {token: _places(token, info, splits) for token in info.vocabulary if token not in source.vocabulary}
+    added = [token for token, rows in places.items() if rows]
+    if added and not extend:
+        text = "; ".join(f"{token}, in {_named(places[token], meta)}," for token in added)
+        remedy = f"--extend-vocabulary adds it; `moldiff data prepare --vocabulary-of {path}` drops the molecules"
+        raise TrainingError(f"{path}: {text} is not in its vocabulary ({' '.join(source.vocabulary)}); {remedy}")
+    names = {"name": info.name, "source": info.source, "sha256": info.sha256}
+    return dataclasses.replace(extended(source, info, added), size_histogram=info.size_histogram, **names)
+
+
+def extended(source: DataInfo, info: DataInfo, added: Sequence[str]) -> DataInfo:
+    """``source`` with more tokens: these as frequent as in the set, the others as frequent among themselves as before."""
+    shares = [info.atom_marginal[info.vocabulary.index(token)] for token in added]
+    marginal = (*(m * (1 - sum(shares)) for m in source.atom_marginal), *shares)
+    return dataclasses.replace(source, vocabulary=(*source.vocabulary, *added), atom_marginal=marginal)
+
+
+def translate(split: Split, info: DataInfo, adapted: DataInfo) -> Split:
+    """Tokens and properties by their numbers in ``adapted``; properties that the set lacks are unknown."""
+    values = {p.name: column for p, column in zip(info.properties, split.properties.T, strict=True)}
+    unknown = np.full(len(split), np.nan, np.float32)
+    columns = [values.get(p.name, unknown) for p in adapted.properties]
+    properties = np.array(columns, np.float32).reshape(len(columns), len(split)).T
+    return dataclasses.replace(split.with_vocabulary(info.vocabulary, adapted.vocabulary), properties=properties)
+
+
+def start_from(model: Model, source: Model, path: Path) -> None:
+    """Give ``model`` the weights of ``source``, which knows the first of its tokens or all of them."""
+    ours, theirs = model.config.network, source.config.network
+    if ours != theirs:
+        raise TrainingError(f"{path}: its network is {theirs}, here {ours}; leave --preset and --config out")
+    known = len(source.data.vocabulary)
+    if known < len(model.data.vocabulary) and ours.kind == "tensor_product":
+        raise TrainingError(f"{path}: --extend-vocabulary is not made for {ours.kind} networks; train from nothing")
+    new = model.network.state_dict()
+    weights = {name: _grown(old, new[name], known) for name, old in source.network.state_dict().items()}
+    model.network.load_state_dict(weights)
+
+
+def _grown(old: Tensor, new: Tensor, tokens: int) -> Tensor:
+    """Zeros for new tokens: rows where tokens come out; where they go in, columns after the token's and the estimate's.
+
+    So nothing changes for molecules without them, but for one class more, whose logit is zero.
+    """
+    if old.shape == new.shape:
+        return old
+    if len(new) > len(old):
+        return torch.cat([old, old.new_zeros(len(new) - len(old), *old.shape[1:])])
+    zeros = old.new_zeros(len(old), (new.shape[1] - old.shape[1]) // 2)
+    token, previous, rest = old.split([tokens, tokens, old.shape[1] - 2 * tokens], 1)
+    return torch.cat([token, zeros, previous, zeros, rest], 1)
+
+
+def _places(token: str, info: DataInfo, splits: Sequence[Split]) -> list[int]:
+    """Running numbers, in the source, of the molecules that hold a token."""
+    index = info.vocabulary.index(token)
+    return sorted(int(row) for split in splits for row in split.source[split.having([index])])
+
+
+def _named(places: Sequence[int], meta: dict[str, Any]) -> str:
+    """How many molecules, and the files and rows of the first if the set tells them."""
+    count = f"{len(places)} molecule{'s' * (len(places) > 1)}"
+    if "first_row" not in meta:
+        return count
+    files, starts = zip(*meta["first_row"].items(), strict=True)
+    at = [(place, bisect_right(starts, place) - 1) for place in places[:NAMED]]
+    rows = ", ".join(f"{files[k]} row {place - starts[k] + 1}" for place, k in at)
+    return f"{count} ({rows}{', …' * (len(places) > NAMED)})"

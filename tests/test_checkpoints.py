@@ -1,0 +1,28 @@
+"""Checkpoints: small files, complete or absent."""
+
+import pytest
+import torch
+
+from moldiff.checkpoints import PART_BYTES, latest_checkpoint, read_checkpoint, write_checkpoint
+
+
+def test_checkpoints_come_in_small_files_and_a_crash_leaves_the_last(tmp_path, monkeypatch):
+    tensors = {f"t{k}": torch.randn(3 * 2**18) for k in range(12)}  # 3 MiB each
+    write_checkpoint(tmp_path, 1, tensors, {"step": 1})
+    files = list(latest_checkpoint(tmp_path).glob("part-*"))
+    assert len(files) == 3
+    assert all(f.stat().st_size < PART_BYTES + 2**16 for f in files)
+    found, header = read_checkpoint(latest_checkpoint(tmp_path))
+    assert header == {"step": 1}
+    assert all(torch.equal(found[k], v) for k, v in tensors.items())
+
+    def crash(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", crash)
+        with pytest.raises(KeyboardInterrupt):
+            write_checkpoint(tmp_path, 2, tensors, {"step": 2})
+    assert read_checkpoint(latest_checkpoint(tmp_path))[1] == {"step": 1}
+    write_checkpoint(tmp_path, 2, tensors, {"step": 2})
+    assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-000000002"]

@@ -1,0 +1,232 @@
+"""Starting from other weights: what is kept, what is refused, what new elements change, and how the command says it."""
+
+import dataclasses
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_training import CONFIG, DATA, SMALL, changed, stop_at, without_cpu_time
+from typer.testing import CliRunner, Result
+
+from moldiff import batches
+from moldiff.checkpoints import latest_checkpoint
+from moldiff.cli import app
+from moldiff.conditions import Conditions
+from moldiff.config import Config, NetworkConfig
+from moldiff.datasets.prepared import SPLITS, read_meta, read_split, write_prepared
+from moldiff.finetuning import SETTINGS, adapt, settings_for, start_from, translate
+from moldiff.model import DataInfo, Model
+from moldiff.molecule import Prediction
+from moldiff.schedules import NoiseLevel
+from moldiff.training import TrainingError, train
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory) -> Path:
+    """Weights that a run has left."""
+    return train(DATA, tmp_path_factory.mktemp("first"), CONFIG)
+
+
+def write_own(
+    folder: Path,
+    properties: list[str],
+    reverse: bool = False,
+    hydrogens: str = "explicit",
+    element: str = "F",
+    unit: str = "eV",
+) -> Path:
+    """The test molecules of the sample as a set of other tokens, properties and scale; ``element`` in place of F."""
+    meta, split = read_meta(DATA), read_split(DATA, "test")
+    columns = [k for k, p in enumerate(meta["properties"]) if p["name"] in properties]
+    vocabulary = [{"F": element}.get(name, name) for name in meta["vocabulary"]]
+    order = vocabulary[::-1] if reverse else vocabulary
+    own = dataclasses.replace(
+        split.with_vocabulary(vocabulary, order),
+        properties=split.properties[:, columns],
+        source=np.arange(1, len(split) + 1),
+    )
+    told = {
+        **{k: v for k, v in meta.items() if k not in ("format", "sha256", "molecules")},
+        "name": "own",
+        "hydrogens": hydrogens,
+        "vocabulary": order,
+        "atom_marginal": meta["atom_marginal"][:: -1 if reverse else 1],
+        "properties": [{**meta["properties"][k], "unit": unit, "mean": 0.0} for k in columns],
+        "coordinate_std": 3.0,
+        "size_histogram": meta["size_histogram"][:2],
+        "first_row": {"a.smi": 1, "b.smi": 51},
+    }
+    write_prepared(folder, {name: [(own, [])] for name in SPLITS}, told)
+    return folder
+
+
+def test_training_starts_from_given_weights(tmp_path, first):
+    copied = Model.load(train(DATA, tmp_path / "second", changed(steps=1, lr=0.0), init_from=first))
+    history = {k: v for k, v in Model.load(first).info.items() if k in ("samples", "steps", "cpu_seconds")}
+    assert copied.info["started_from"] == {"sha256": Model.load(first).sha256, **history}
+    assert copied.sha256 == Model.load(first).sha256
+    other = dataclasses.replace(CONFIG, network=NetworkConfig("transformer", {**SMALL.options, "layers": 1}))
+    with pytest.raises(TrainingError, match=r"weights\.safetensors: its network is .*leave --preset and --config out"):
+        train(DATA, tmp_path / "third", other, init_from=first)
+
+
+def test_fine_tuning_speaks_the_language_of_the_weights(tmp_path, monkeypatch, first):
+    """Tokens and properties are matched by name, scale and marginals kept, and a stopped run goes on the same."""
+    source = Model.load(first).data
+    data = write_own(tmp_path / "own", reverse=True, properties=["gap"])
+    info = DataInfo.from_meta(read_meta(data))
+    own = Model.load(train(data, tmp_path / "straight", CONFIG, init_from=first)).data
+    for name in ("vocabulary", "coordinate_std", "atom_marginal", "bond_marginal", "properties"):
+        assert getattr(own, name) == getattr(source, name)
+    assert (own.name, own.sha256, own.size_histogram) == ("own", info.sha256, info.size_histogram)
+    before, after = read_split(DATA, "test"), translate(read_split(data, "train"), info, own)
+    assert (before.atom == after.atom).all()
+    gap = [p.name for p in source.properties].index("gap")
+    assert (before.properties[:, gap] == after.properties[:, gap]).all()
+    assert np.isnan(np.delete(after.properties, gap, 1)).all()
+    with monkeypatch.context() as patch:
+        stop_at(3, patch, signal.SIGTERM)
+        train(data, tmp_path / "stopped", CONFIG, init_from=first)
+    train(data, tmp_path / "stopped", CONFIG, resume=True)
+    runs = [without_cpu_time(tmp_path / name / "weights.safetensors") for name in ("straight", "stopped")]
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hydrogens": "implicit"}, "its hydrogens are explicit, those of own implicit; prepare the set with --hydro"),
+        ({"unit": "K"}, r"property gap in K is not one of its own \(.*gap in eV.*\); prepare the set without it"),
+        (
+            {"element": "Br"},
+            r"Br, in 3 molecules \(b\.smi row 48, b\.smi row 49, b\.smi row 50\), is not in its vocabulary \(H C .*; "
+            r"--extend-vocabulary adds it; .*--vocabulary-of .*weights\.safetensors` drops the molecules",
+        ),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_sets_that_the_weights_do_not_know_are_refused(tmp_path, first, change, message):
+    data = write_own(tmp_path / "own", properties=["gap"], **change)
+    with pytest.raises(TrainingError, match=message):
+        train(data, tmp_path / "run", CONFIG, init_from=first)
+    assert not (tmp_path / "run").exists()
+
+
+class TestNewTokens:
+    """``--extend-vocabulary``: what the weights knew, they still do."""
+
+    def extended(self, source: Model, folder: Path) -> Model:
+        data = write_own(folder, properties=[], element="Br")
+        known = adapt(read_meta(data), source.data, [read_split(data, "train")], folder, extend=True)
+        model = Model(source.config, known)
+        start_from(model, source, folder)
+        return model
+
+    @pytest.mark.parametrize("kind", ["transformer", "egnn"])
+    def test_molecules_without_them_get_the_same_estimate(self, tmp_path, kind):
+        options = SMALL.options if kind == "transformer" else {"width": 16, "layers": 2}
+        config = dataclasses.replace(CONFIG, network=NetworkConfig(kind, options))
+        old = Model(config, DataInfo.from_meta(read_meta(DATA)))
+        for parameter in old.network.parameters():  # the outputs of an untrained network are zero
+            torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+        new = self.extended(old, tmp_path / "own")
+        assert new.data.vocabulary == (*old.data.vocabulary, "Br")
+        molecules, _ = read_split(DATA, "test").buckets()[18]
+        molecules = molecules.centre()
+        level = NoiseLevel.free(molecules, torch.ones(len(molecules)))
+        conditions = Conditions.none(len(molecules), len(old.data.properties))
+        with torch.no_grad():
+            before = old.denoise(molecules, level, conditions)
+            never = torch.full((*before.atom_logits.shape[:2], 1), -1e9)
+            known = Prediction(before.pos, torch.cat([before.atom_logits, never], -1), before.bond_logits)
+            a = old.denoise(molecules, level, conditions, before)
+            b = new.denoise(molecules, level, conditions, known)
+        assert a.atom_logits.std() > 0.1
+        torch.testing.assert_close(b.pos, a.pos, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(b.bond_logits, a.bond_logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(b.atom_logits[..., :-1], a.atom_logits, rtol=1e-4, atol=1e-4)
+        assert (b.atom_logits[..., -1] == 0).all()
+
+    def test_marginals(self, tmp_path, first):
+        source = Model.load(first)
+        old, new = source.data.atom_marginal, self.extended(source, tmp_path / "own").data.atom_marginal
+        fluorine = read_meta(DATA)["atom_marginal"][source.data.vocabulary.index("F")]
+        assert new[-1] == pytest.approx(fluorine)  # Br stands in its place
+        assert sum(new) == pytest.approx(1)
+        assert np.divide(new[:-1], old) == pytest.approx(1 - fluorine)
+
+    def test_training_learns_them_and_resumes(self, tmp_path, monkeypatch, first):
+        data = write_own(tmp_path / "own", properties=[], element="Br")
+        straight = train(data, tmp_path / "straight", CONFIG, init_from=first, extend_vocabulary=True)
+        weights = Model.load(straight).network.state_dict()
+        assert weights["to_atom.weight"][-1].abs().sum() > 0
+        assert weights["embed_atom.weight"].shape[1] == 2 * len(Model.load(straight).data.vocabulary) + 2
+        with monkeypatch.context() as patch:
+            stop_at(2, patch, signal.SIGTERM)
+            train(data, tmp_path / "stopped", CONFIG, init_from=first, extend_vocabulary=True)
+        stopped = train(data, tmp_path / "stopped", CONFIG, resume=True)
+        assert without_cpu_time(stopped) == without_cpu_time(straight)
+
+    def test_not_for_flat_weights(self, tmp_path):
+        config = Config(network=NetworkConfig("tensor_product", {"width": 8, "layers": 1}))
+        with pytest.raises(TrainingError, match="--extend-vocabulary is not made for tensor_product networks"):
+            self.extended(Model(config, DataInfo.from_meta(read_meta(DATA))), tmp_path / "own")
+
+
+class TestCommand:
+    def run(self, *arguments: object) -> Result:
+        result = CliRunner().invoke(app, ["train", *map(str, arguments)])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    def test_the_weights_say_how(self, tmp_path, monkeypatch, first):
+        """No preset need be named, the schedule is short, and what ended early is a success that is told."""
+        monkeypatch.setattr(batches, "HELD_OUT", 48)
+        run = tmp_path / "run"
+        again = [
+            "--init-from",
+            first,
+            "-o",
+            run,
+            "--device",
+            "cpu",
+            "--set",
+            "train.lr=0",
+            "--set",
+            "train.check_steps=1",
+        ]
+        done = self.run(DATA, *again, "--patience", 2)
+        assert done.exit_code == 0, done.stderr
+        assert (
+            f"stopped early, at step 2 of {SETTINGS['steps']}: the held-out loss was least at step 0, before any"
+            in done.stderr
+        )
+        assert re.search(r"step 1/\d+  held out \d\.\d{4} \(least at step 0\)", done.stderr)
+        found = Model.load(run / "weights.safetensors")
+        assert found.config.network == SMALL
+        assert found.config.train.steps == SETTINGS["steps"]
+        assert found.info["held_out"]["step"] == 0
+        assert found.sha256 == Model.load(first).sha256
+        checkpoint = latest_checkpoint(run)
+        resumed = self.run(DATA, "-o", run, "--resume", "--device", "cpu")
+        assert resumed.exit_code == 0, resumed.stderr
+        assert latest_checkpoint(run) == checkpoint
+        wrong = self.run(DATA, "--init-from", first, "--preset", "qm9-small", "-o", tmp_path / "other")
+        assert wrong.exit_code == 1
+        assert "leave --preset and --config out" in wrong.stderr
+
+    def test_new_tokens_need_weights(self, tmp_path):
+        refused = self.run(DATA, "--extend-vocabulary", "-o", tmp_path / "run")
+        assert refused.exit_code == 2
+        assert "--extend-vocabulary: goes with --init-from, whose weights it extends; name them" in refused.stderr
+
+    def test_settings_keep_what_the_weights_were_trained_for(self):
+        source = changed(atom_weight=0.7, steps=10**6, precision="bfloat16")
+        settings = settings_for(source)
+        assert settings.network == source.network
+        assert settings.train == dataclasses.replace(source.train, **SETTINGS)
+        assert settings.train.atom_weight == 0.7

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,39 +18,74 @@ if TYPE_CHECKING:
 data_app = typer.Typer(help="Make training sets.", no_args_is_help=True)
 
 
+SOURCE, MOLECULES, PROPERTIES, SPLIT, WORK = "Source", "Molecules", "Properties", "Split", "Work"
+
+
+def _option(panel: str, *names: str, help: str, **settings: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, **settings)
+
+
 @data_app.command("prepare", epilog=EXIT_CODES)
 def prepare(
     sources: Annotated[
-        list[str], typer.Argument(help="qm9, or your own SDF, SMILES (.smi .txt), CSV, TSV, Parquet or XYZ; .gz too.")
+        list[str],
+        typer.Argument(
+            help="qm9, moses, pdb-ligands or geom-drugs; or your own SDF, SMILES (.smi .txt), CSV, TSV, Parquet or XYZ; "
+            ".gz too."
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Directory to make.")],
-    archive: Annotated[Path | None, typer.Option(help="qm9: a local qm9pack wheel or the original archive.")] = None,
-    column: Annotated[str | None, typer.Option(help="Of a table: the one with SMILES.", show_default="by name")] = None,
+    archive: Annotated[
+        Path | None,
+        _option(SOURCE, help="Of a named source: a downloaded wheel or archive.", show_default="installed package"),
+    ] = None,
+    limit: Annotated[
+        int | None, _option(SOURCE, help="Take so many molecules, at random; not of qm9.", min=1, show_default="all")
+    ] = None,
+    column: Annotated[
+        str | None, _option(SOURCE, help="Of a table: the one with SMILES.", show_default="by name")
+    ] = None,
+    charge: Annotated[int, _option(SOURCE, help="Of each molecule of an XYZ file, e.")] = 0,
+    hydrogens: Annotated[str | None, _option(MOLECULES, help="explicit or implicit.", show_default="explicit")] = None,
+    largest_fragment: Annotated[
+        bool, _option(MOLECULES, "--largest-fragment", help="Of salts and mixtures; else they are dropped.")
+    ] = False,
+    neutralise: Annotated[
+        bool, _option(MOLECULES, "--neutralise", help="Add or remove protons where charged.")
+    ] = False,
+    max_heavy: Annotated[int, _option(MOLECULES, help="Heavy atoms; larger molecules are dropped.", min=1)] = 50,
+    min_count: Annotated[
+        int,
+        _option(MOLECULES, help="Drop molecules with an element and charge that fewer than so many have.", min=1),
+    ] = 1,
+    vocabulary_of: Annotated[
+        str | None, _option(MOLECULES, help="Only what this model knows: a shipped name or a file.")
+    ] = None,
     property_: Annotated[
         list[str] | None,
-        typer.Option("--property", help="A column or SDF data field of numbers, NAME or NAME:unit; repeatable."),
+        _option(
+            PROPERTIES,
+            "--property",
+            help="A column or SDF data field of numbers, NAME or NAME:unit; repeatable. Computed where no file has it: "
+            "qed, sa, logp, weight, tpsa, fsp3, hbd, hba, rotatable_bonds, rings, aromatic_rings.",
+        ),
     ] = None,
-    hydrogens: Annotated[str | None, typer.Option(help="explicit or implicit.", show_default="explicit")] = None,
-    largest_fragment: Annotated[bool, typer.Option("--largest-fragment", help="Of salts and mixtures.")] = False,
-    neutralise: Annotated[bool, typer.Option("--neutralise", help="Add or remove protons where charged.")] = False,
-    charge: Annotated[int, typer.Option(help="Of each molecule of an XYZ file, e.")] = 0,
-    max_heavy: Annotated[int, typer.Option(help="Heavy atoms; larger molecules are dropped.", min=1)] = 50,
-    min_count: Annotated[int, typer.Option(help="Molecules that must have an element with its charge.", min=1)] = 1,
-    vocabulary_of: Annotated[
-        str | None, typer.Option(help="Only what this model knows: a shipped name or a file.")
-    ] = None,
-    split: Annotated[str, typer.Option(help="random, or scaffold: each in one part only.")] = "random",
-    valid: Annotated[float, typer.Option(help="Share held out for validation.")] = 0.1,
-    test: Annotated[float, typer.Option(help="Share held out for the test.")] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of the conformers and the split.")] = 0,
-    timeout: Annotated[float, typer.Option(help="Seconds for a molecule; beyond them it is dropped.")] = 60.0,
-    jobs: Annotated[int | None, typer.Option(help="Processes [default: all cores].", min=1)] = None,
+    split: Annotated[str, _option(SPLIT, help="random, or scaffold: each in one part only.")] = "random",
+    valid: Annotated[float, _option(SPLIT, help="Share held out for validation.")] = 0.1,
+    test: Annotated[float, _option(SPLIT, help="Share held out for the test.")] = 0.1,
+    seed: Annotated[int, _option(SPLIT, help="Of the split, the conformers and --limit.")] = 0,
+    timeout: Annotated[float, _option(WORK, help="Seconds for a molecule; beyond them it is dropped.")] = 60.0,
+    jobs: Annotated[int | None, _option(WORK, help="Processes.", show_default="all cores", min=1)] = None,
     force: Force = False,
 ) -> None:
     """Build a training set and report what was read, kept and dropped, and why.
 
-    Files of your own: molecules without 3D coordinates get a conformer (ETKDGv3, MMFF94s). The same command goes on
-    where an interrupted one ended. Example: moldiff data prepare series.csv --property pIC50 -o series
+    Molecules without 3D coordinates get a conformer (ETKDGv3, MMFF94s). The same command goes on where an interrupted
+    one ended. Examples:
+
+    moldiff data prepare series.csv --property pIC50 -o series
+
+    moldiff data prepare moses --limit 10000 --hydrogens implicit --property qed -o leads
     """
     started = time.monotonic()
     with one_line_errors():
@@ -61,23 +97,48 @@ def prepare(
         curation = Curation(hydrogens, max_heavy, largest_fragment, neutralise, charge, vocabulary, seed)
         properties = tuple((name, unit) for name, _, unit in (text.partition(":") for text in property_ or []))
         files = [Path(source) for source in sources]
-        library = Library(files, column, properties, curation, min_count, split, valid, test, timeout)
-        own = sources != ["qm9"]
-        _check_given(library, own, archive)
+        library = Library(files, column, properties, curation, min_count, split, valid, test, timeout, limit=limit)
+        name = _name_of(sources)
+        _check_given(library, name, archive)
         if (output / "meta.json").exists() and not force:
             raise RequestError(f"-o {output}: holds a prepared set already; --force makes it again")
-        meta = _prepare_own(library, output, jobs, force) if own else _prepare_qm9(archive, output, jobs)
+        if name == "qm9":
+            meta = _prepare_qm9(archive, output, jobs, force)
+        else:
+            meta = _prepare_library(_located(library, name, archive), output, jobs, force)
     _print_set(meta, output, time.monotonic() - started)
 
 
-def _check_given(library: "Library", own: bool, archive: Path | None) -> None:
+def _name_of(sources: list[str]) -> str:
+    """Of a named source; "" for own files."""
+    from moldiff.datasets.published import PUBLISHED
+    from moldiff.errors import RequestError
+
+    named = [source for source in sources if source in ("qm9", *PUBLISHED)]
+    if named and len(sources) > 1:
+        raise RequestError(f"{named[0]}: goes with no other source; give it alone")
+    return named[0] if named else ""
+
+
+def _check_given(library: "Library", name: str, archive: Path | None) -> None:
     """Refuse options that do not go with the source."""
     from moldiff.errors import RequestError
 
-    if own and archive is not None:
-        raise RequestError(f"--archive {archive}: for qm9 only; leave it out")
-    if not own and library != type(library)(library.files):
+    if name == "qm9" and library != type(library)(library.files):
         raise RequestError("qm9: only --archive, --jobs and --force go with it; leave the other options out")
+    if not name and archive is not None:
+        raise RequestError(f"--archive {archive}: for named sources only; leave it out")
+    if name and library.column is not None:
+        raise RequestError(f"--column {library.column}: for tables only; leave it out with {name}")
+    if name and library.curation.charge:
+        raise RequestError(f"--charge {library.curation.charge}: for XYZ files only; leave it out with {name}")
+
+
+def _located(library: "Library", name: str, archive: Path | None) -> "Library":
+    """With the file of a named source."""
+    from moldiff.datasets.published import find
+
+    return replace(library, files=[find(name, archive)], source=name) if name else library
 
 
 def _vocabulary_of(model: str | None, hydrogens: str | None) -> tuple[tuple[str, ...] | None, str]:
@@ -94,14 +155,14 @@ def _vocabulary_of(model: str | None, hydrogens: str | None) -> tuple[tuple[str,
     return data.vocabulary, data.hydrogens
 
 
-def _prepare_qm9(archive: Path | None, output: Path, jobs: int | None) -> dict[str, Any]:
+def _prepare_qm9(archive: Path | None, output: Path, jobs: int | None, force: bool) -> dict[str, Any]:
     from moldiff.datasets.qm9 import prepare_qm9
 
     with _progress_of("preparing") as report:
-        return prepare_qm9(archive, output, jobs, report)
+        return prepare_qm9(archive, output, jobs, report, force)
 
 
-def _prepare_own(library: "Library", output: Path, jobs: int | None, force: bool) -> dict[str, Any]:
+def _prepare_library(library: "Library", output: Path, jobs: int | None, force: bool) -> dict[str, Any]:
     from moldiff.datasets.preparing import prepare_library
 
     try:
@@ -119,6 +180,8 @@ def _print_set(meta: dict[str, Any], output: Path, seconds: float) -> None:
         typer.echo(f"  dropped, {reason}: {number}" + (f" (rows {', '.join(map(str, rows))})" if rows else ""))
     if counts["dropped"] and "dropped_rows" not in counts:
         typer.echo(f"  each with its row and reason in {output / 'dropped.csv'}")
+    if computed := meta.get("settings", {}).get("computed"):
+        typer.echo(f"computed by RDKit: {', '.join(computed)}")
     splits = ", ".join(f"{k} {v}" for k, v in meta["molecules"].items())
     typer.echo(f"{splits}; vocabulary {' '.join(meta['vocabulary'])}; {seconds:.0f} s → {output}")
 

@@ -18,6 +18,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from moldiff import judging
 from moldiff.chem import check, relax, smiles, token_name
+from moldiff.datasets.computed import compute
 from moldiff.datasets.prepared import Structure
 from moldiff.datasets.records import Record
 from moldiff.errors import MoldiffError
@@ -54,10 +55,13 @@ class Curated(NamedTuple):
     scaffold: str  # Bemis–Murcko, SMILES; "" for an acyclic molecule
     origin: str  # of the coordinates: "source", "MMFF94s" or "ETKDG" (no parameters for an atom)
     fields: list[str | None]  # of the SDF record, those asked for
+    computed: dict[str, float]  # properties, those asked for
 
 
-def curate(record: Record, options: Curation, fields: Sequence[str] = ()) -> Curated:
-    """Raises :class:`Unusable` with one of these reasons, in the order tested.
+def curate(record: Record, options: Curation, fields: Sequence[str] = (), computed: Sequence[str] = ()) -> Curated:
+    """``fields``: data fields of an SDF record, in whatever case; ``computed``: of :data:`moldiff.datasets.computed.UNITS`.
+
+    Raises :class:`Unusable` with one of these reasons, in the order tested.
 
     ``unreadable``, ``bonds`` (none found that fit the distances and the charge of an XYZ frame, or of an order other than 1
     to 3), ``valence``, ``sanitisation``, ``salt`` (several fragments, one of them organic, or charged ones), ``mixture``
@@ -66,11 +70,8 @@ def curate(record: Record, options: Curation, fields: Sequence[str] = ()) -> Cur
     (ETKDG finds none), ``hydrogens`` (left out, the valence would not imply them).
     """
     mol = _read(record, options)
-    texts = [mol.GetProp(name) if mol.HasProp(name) else None for name in fields]
-    mol = _one_fragment(mol, options.largest_fragment)
-    if options.neutralise:
-        mol = _neutral(mol)
-    _check_atoms(mol, options)
+    texts = [_field(mol, name) for name in fields]
+    mol = _standard(mol, options)
     identity = smiles(mol)
     mol, origin = _with_coordinates(mol, options.seed)
     structure = _structure(mol)
@@ -78,7 +79,32 @@ def curate(record: Record, options: Curation, fields: Sequence[str] = ()) -> Cur
         _check_implied(mol)
         structure = _heavy(structure)
     scaffold = MurckoScaffold.MurckoScaffoldSmiles(mol=Chem.RemoveHs(mol))
-    return Curated(structure, identity, scaffold, origin, texts)
+    return Curated(structure, identity, scaffold, origin, texts, compute(mol, computed))
+
+
+def _field(mol: Mol, name: str) -> str | None:
+    """The text of a data field, whose name may differ in case."""
+    if mol.HasProp(name):
+        return mol.GetProp(name)
+    others = (other for other in mol.GetPropNames() if other.lower() == name.lower())
+    return next((mol.GetProp(other) for other in others), None)
+
+
+def read_graph(record: Record, options: Curation) -> Mol:
+    """The molecule of a record that :func:`curate` begins with: sanitised, with its stereo and the hydrogens it implies.
+
+    Raises :class:`Unusable` with one of the reasons down to ``too large``.
+    """
+    return _standard(_read(record, options), options)
+
+
+def _standard(mol: Mol, options: Curation) -> Mol:
+    """One fragment, of atoms that may occur."""
+    mol = _one_fragment(mol, options.largest_fragment)
+    if options.neutralise:
+        mol = _neutral(mol)
+    _check_atoms(mol, options)
+    return mol
 
 
 def _read(record: Record, options: Curation) -> Mol:
@@ -264,14 +290,16 @@ def from_json(answer: dict[str, Any]) -> Curated:
     return Curated(**{**answer, "structure": structure})
 
 
-def curations(records: Sequence[Record], fields: Sequence[str], **options: Any) -> list[dict[str, Any]]:
+def curations(
+    records: Sequence[Record], fields: Sequence[str], computed: Sequence[str], **options: Any
+) -> list[dict[str, Any]]:
     """For each record :func:`to_json` of what :func:`curate` gives, or ``{"reason", "detail"}``."""
-    return [_answer(record, Curation(**options), fields) for record in records]
+    return [_answer(record, Curation(**options), fields, computed) for record in records]
 
 
-def _answer(record: Record, options: Curation, fields: Sequence[str]) -> dict[str, Any]:
+def _answer(record: Record, options: Curation, fields: Sequence[str], computed: Sequence[str]) -> dict[str, Any]:
     try:
-        return to_json(curate(record, options, fields))
+        return to_json(curate(record, options, fields, computed))
     except Unusable as error:
         return {"reason": error.reason, "detail": error.detail}
 

@@ -1,19 +1,25 @@
-"""A chemist's own files: what is asked of them, and their records one after the other."""
+"""A chemist's own files, or a published collection: what is asked of them, and their records one after the other."""
 
 import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from moldiff.chem import RDKIT_VERSION
+from moldiff.datasets.computed import UNITS
 from moldiff.datasets.curation import Curation
+from moldiff.datasets.published import PUBLISHED, count_published, hash_published, label, read_published
 from moldiff.datasets.readers import ReadError, format_of, read_records
 from moldiff.datasets.records import Record
 from moldiff.errors import RequestError
 
+DRAW = 1  # sets the drawing of records apart from that of the split
 WITH_COLUMNS = ("table", "parquet")
 SPLIT_RULES = {"random": "at random, seed {}", "scaffold": "by Bemis–Murcko scaffold"}
 
@@ -31,6 +37,9 @@ class Library:
     valid: float = 0.1  # share of the molecules
     test: float = 0.1
     timeout: float = 60.0  # seconds for a molecule
+    source: str = ""  # name of a published collection, whose file is the only one; "": own files
+    limit: int | None = None  # records to take, drawn at random; None: all
+    computed: Sequence[str] = ()  # of the properties, those that are computed; :func:`survey` finds them
 
     def check(self) -> None:
         """Raise :class:`RequestError` for what no file could meet."""
@@ -57,16 +66,35 @@ class Library:
         return [name for name, _ in self.properties]
 
     @property
+    def given(self) -> list[str]:
+        """Of the properties, those that the files have."""
+        return [name for name in self.names if name not in self.computed]
+
+    @property
     def labels(self) -> list[str]:
         """Names of the files, with their folders where names alone would be ambiguous."""
+        if self.source:
+            return [label(self.source, path) for path in self.files]
         names = [path.name for path in self.files]
         return names if len(set(names)) == len(names) else [str(path) for path in self.files]
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What the metadata says of it."""
+        if not self.source:
+            return {"source": ", ".join(self.labels)}
+        known = PUBLISHED[self.source]
+        return {"source": f"{known.about}, from {self.labels[0]}", "licence": known.licence}
+
+    def taken(self, there: int) -> int:
+        """How many of the records that are there."""
+        return there if self.limit is None else min(self.limit, there)
 
     def request(self) -> dict[str, Any]:
         """All that decides the result, as JSON."""
         settings = {k: v for k, v in asdict(self).items() if k != "files"}
         return {
-            "sha256": dict(zip(self.labels, map(_hash, self.files), strict=True)),
+            "sha256": {name: _hash(path, self) for name, path in zip(self.labels, self.files, strict=True)},
             "rdkit": RDKIT_VERSION,
             **settings,
         }
@@ -81,33 +109,93 @@ class Item(NamedTuple):
     properties: list[str] | None
 
 
-def read_items(library: Library) -> Iterator[Item]:
-    """All records of all files."""
+def read_items(library: Library, there: int) -> Iterator[Item]:
+    """Those of the records of all files, ``there`` are, that are taken; the same ones for the same seed."""
+    if library.taken(there) == there:
+        return _all_items(library)
+    chosen = np.zeros(there, dtype=bool)
+    random = np.random.default_rng((library.curation.seed, DRAW))
+    chosen[random.choice(there, library.limit, replace=False)] = True
+    return compress(_all_items(library), chosen)
+
+
+def _all_items(library: Library) -> Iterator[Item]:
     number = 0
-    for path, label in zip(library.files, library.labels, strict=True):
-        in_table = bool(library.names) and format_of(path) in WITH_COLUMNS
-        columns = [_texts(path, name) for name in library.names if in_table]
-        for record in read_records(path, _column(path, library)):
+    for path, name in zip(library.files, library.labels, strict=True):
+        in_table = bool(library.given) and _is_table(path, library)
+        columns = [_texts(path, column) for column in library.given if in_table]
+        for record in _records(path, library):
             number += 1
-            yield Item(number, label, record, [next(texts) for texts in columns] if in_table else None)
+            yield Item(number, name, record, [next(texts) for texts in columns] if in_table else None)
 
 
-def count_records(path: Path, library: Library) -> int:
-    """Before the work: how many there are, and whether the file can be read and has the properties."""
+def survey(library: Library) -> tuple[Library, list[int]]:
+    """Before the work: with the properties to compute set, and how many records each file has.
+
+    Raises a :class:`moldiff.errors.MoldiffError` for what cannot be met, or if a file cannot be read or lacks a property.
+    """
+    library.check()
+    counts, lacking = zip(*(_look_through(path, library) for path in library.files), strict=True)
+    properties, computed = [], []
+    for name, unit in library.properties:
+        problems = [lacks[name] for lacks in lacking if name in lacks]
+        known = name.lower()
+        if problems and (known not in UNITS or len(problems) < len(library.files)):
+            raise ReadError(problems[0])
+        if problems:
+            if unit not in ("", UNITS[known]):
+                raise RequestError(
+                    f"--property {name}:{unit}: is computed in {UNITS[known] or 'no unit'}; leave it out"
+                )
+            name, unit = known, UNITS[known]
+            computed.append(name)
+        properties.append((name, unit))
+    library = replace(library, properties=properties, computed=computed)
+    library.check()
+    return library, list(counts)
+
+
+def _look_through(path: Path, library: Library) -> tuple[int, dict[str, str]]:
+    """How many records a file has, and for each property that it lacks, why that cannot be read."""
+    if library.source:
+        text = f"{library.source} has none; computed are {', '.join(UNITS)}"
+        return count_published(library.source, path), {name: f"--property {name}: {text}" for name in library.names}
     if format_of(path) == "sdf":
-        missing = set(library.names)
-        count = 0
-        for record in read_records(path, _column(path, library)):
-            count += 1
-            missing -= {name for name in missing if f"<{name}>" in record.text}
-        if missing:
-            raise ReadError(f"--property {min(missing)}: no record of {path} has such a data field")
-        return count
-    if library.names and format_of(path) not in WITH_COLUMNS:
-        raise ReadError(f"--property {library.names[0]}: {path} has no properties; give an SDF or a table")
+        return _look_through_sdf(path, library)
+    count = sum(1 for _ in _records(path, library))
+    if _is_table(path, library):
+        return count, _lacking_columns(path, library)
+    text = f"{path} has no properties; give an SDF or a table, or one that is computed: {', '.join(UNITS)}"
+    return count, {name: f"--property {name}: {text}" for name in library.names}
+
+
+def _look_through_sdf(path: Path, library: Library) -> tuple[int, dict[str, str]]:
+    count, missing = 0, set(library.names)
+    for record in _records(path, library):
+        count += 1
+        low = record.text.lower() if missing else ""
+        missing -= {name for name in missing if f"<{name.lower()}>" in low}
+    return count, {name: f"--property {name}: no record of {path} has such a data field" for name in missing}
+
+
+def _lacking_columns(path: Path, library: Library) -> dict[str, str]:
+    lacks = {}
     for name in library.names:
-        _texts(path, name)
-    return sum(1 for _ in read_records(path, _column(path, library)))
+        try:
+            _texts(path, name)
+        except ReadError as error:
+            lacks[name] = str(error)
+    return lacks
+
+
+def _records(path: Path, library: Library) -> Iterator[Record]:
+    if library.source:
+        return read_published(library.source, path)
+    return read_records(path, _column(path, library))
+
+
+def _is_table(path: Path, library: Library) -> bool:
+    return not library.source and format_of(path) in WITH_COLUMNS
 
 
 def _column(path: Path, library: Library) -> str | None:
@@ -124,6 +212,8 @@ def _texts(path: Path, name: str) -> Iterator[str]:
         raise ReadError(str(error).replace("--column", "--property")) from error
 
 
-def _hash(path: Path) -> str:
+def _hash(path: Path, library: Library) -> str:
+    if library.source:
+        return hash_published(library.source, path)
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

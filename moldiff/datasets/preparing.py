@@ -17,11 +17,13 @@ from typing import Any
 import numpy as np
 from rdkit.Chem import GetPeriodicTable
 
-from moldiff.chem import parse_token, token_name
+from moldiff.chem import RDKIT_VERSION, parse_token, token_name
+from moldiff.conditions import properties_by_size
 from moldiff.crew import CRASH, TIMEOUT, Answer, Crew
 from moldiff.datasets.curation import Curated, from_json
-from moldiff.datasets.library import SPLIT_RULES, Item, Library, count_records, read_items
+from moldiff.datasets.library import SPLIT_RULES, Item, Library, read_items, survey
 from moldiff.datasets.prepared import SPLITS, Split, property_statistics, sort_kinds, statistics, write_prepared
+from moldiff.datasets.published import PUBLISHED
 from moldiff.datasets.records import Record
 from moldiff.datasets.selection import Members, Selection, dropped_rows, select
 from moldiff.datasets.shards import SIZE, Dropped, Shard, Shards, discard, identity_hash, write_dropped
@@ -44,8 +46,7 @@ def prepare_library(
     again, and replace a set that is there. Raises a :class:`moldiff.errors.MoldiffError` when a file cannot be read or
     too little is left of it.
     """
-    library.check()
-    records = [count_records(path, library) for path in library.files]
+    library, records = survey(library)
     request = library.request()
     if force:
         discard(directory)
@@ -58,13 +59,17 @@ def prepare_library(
     meta = {
         "name": directory.resolve().name,
         **_statistics(library, selection.vocabulary, members["train"]),
-        "source": ", ".join(library.labels),
+        **library.origin,
         "source_sha256": request["sha256"],
         "first_row": dict(zip(library.labels, [1 + n for n in accumulate(records, initial=0)], strict=False)),
         "split": _split_rule(library),
-        "settings": {**asdict(library.curation), "min_count": library.min_count, "timeout": library.timeout},
+        "settings": {
+            **asdict(library.curation), "min_count": library.min_count, "timeout": library.timeout,
+            "limit": library.limit, "computed": library.computed, "rdkit": RDKIT_VERSION,
+        },
         "counts": {
-            "read": sum(records), "kept": int((selection.name >= 0).sum()), "dropped": dict(sorted(reasons.items())),
+            "read": library.taken(sum(records)), "kept": int((selection.name >= 0).sum()),
+            "dropped": dict(sorted(reasons.items())),
             **_kept(library, shards, selection),
         },
     }  # fmt: skip
@@ -77,13 +82,14 @@ def _curate_all(library: Library, shards: Shards, total: int, jobs: int, progres
     """Make the shards that are missing."""
     done = len(shards) * SIZE
     waiting: deque[Item] = deque()
+    there, total = total, library.taken(total)
 
     def records() -> Iterator[Record]:
-        for item in islice(read_items(library), done, None):
+        for item in islice(read_items(library, there), done, None):
             waiting.append(item)
             yield item.record
 
-    options = {**asdict(library.curation), "fields": library.names}
+    options = {**asdict(library.curation), "fields": library.given, "computed": library.computed}
     with Crew(jobs, library.timeout, "moldiff.datasets.curation") as crew:
         answers = crew.map("curations", records(), CHUNK, **options)
         while done < total:
@@ -139,8 +145,12 @@ def _outcome(library: Library, answer: Answer) -> tuple[Curated | None, str, str
 
 def _numbers(library: Library, item: Item, found: Curated) -> tuple[list[float], str]:
     """The properties, NaN where there is no value, and what is wrong with one of them."""
-    numbers = []
-    for name, text in zip(library.names, found.fields if item.properties is None else item.properties, strict=True):
+    numbers, texts = [], iter(found.fields if item.properties is None else item.properties)
+    for name in library.names:
+        if name in library.computed:
+            numbers.append(found.computed[name])
+            continue
+        text = next(texts)
         unknown = text is None or text.strip().lower() in UNKNOWN
         try:
             numbers.append(math.nan if unknown else float(text))
@@ -154,10 +164,12 @@ def _numbers(library: Library, item: Item, found: Curated) -> tuple[list[float],
 def _statistics(library: Library, vocabulary: list[str], train: Members) -> dict[str, Any]:
     heavy = np.array([parse_token(name)[0] != "H" for name in vocabulary])
     values = np.concatenate([split.properties for split, _ in train])
+    n_atoms = np.concatenate([split.n_atoms for split, _ in train])
     return {
         "vocabulary": vocabulary,
         "hydrogens": library.curation.hydrogens,
         "properties": property_statistics(values, library.properties),
+        "property_by_size": properties_by_size(values, n_atoms),
         **statistics((split for split, _ in train), len(vocabulary), heavy),
     }
 
@@ -180,4 +192,5 @@ def _kept(library: Library, shards: Shards, selection: Selection) -> dict[str, A
 
 def _split_rule(library: Library) -> str:
     how = SPLIT_RULES[library.split].format(library.curation.seed)
-    return f"{how}; valid {library.valid:g}, test {library.test:g}; after everything else had been dropped"
+    what = f" (of {PUBLISHED[library.source].split})" if library.source else ""
+    return f"{how}; valid {library.valid:g}, test {library.test:g}; after everything else had been dropped{what}"

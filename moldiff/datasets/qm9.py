@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moldiff.chem import Graph, graph_from_smiles, token_name
+from moldiff.conditions import properties_by_size
 from moldiff.datasets.prepared import (
     SPLITS,
     Split,
@@ -31,6 +32,7 @@ from moldiff.datasets.prepared import (
     statistics,
     write_prepared,
 )
+from moldiff.datasets.shards import discard
 from moldiff.errors import MoldiffError
 
 HARTREE = 27.211386245988  # eV
@@ -89,16 +91,20 @@ def prepare_qm9(
     directory: Path,
     jobs: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    force: bool = False,
 ) -> dict:
     """Build the prepared set in ``directory`` and return its metadata, with the counts of read, kept and dropped.
 
     ``archive``: a qm9pack wheel, a CSV file in its format, or figshare's ``dsgdb9nsd.xyz.tar.bz2``; None reads the
     installed package's files. ``jobs``: processes (default: one per CPU); the result does not depend on it.
-    ``progress``: called with (done, total). Raises :class:`QM9Error` when there is no readable source.
+    ``progress``: called with (done, total). ``force``: remove first what another set, or work on one, has left there.
+    Raises :class:`QM9Error` when there is no readable source.
     """
     rows, source = read_rows(archive)
     names = split_names(len(rows))
     records = convert_all(rows, jobs or os.cpu_count() or 1, progress)
+    if force:
+        discard(Path(directory))
     return write_set(Path(directory), rows, names, records, source)
 
 
@@ -351,6 +357,7 @@ def write_set(
         "vocabulary": [token_name(SYMBOLS[number], charge) for number, charge in kinds],
         "hydrogens": "explicit",
         "properties": property_statistics(train.properties, [(name, unit) for name, unit, *_ in PROPERTIES]),
+        "property_by_size": properties_by_size(train.properties, train.n_atoms),
         **statistics([train], len(kinds), heavy=np.array([number > 1 for number, _ in kinds])),
         **source,
         "counts": _counts(rows, records),

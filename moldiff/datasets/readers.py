@@ -262,13 +262,15 @@ def _of_table(number: int, name: str, where: str, smiles: object, reason: str) -
 
 
 def _column(path: Path, names: list[str], wanted: str | None) -> int:
-    """The index of the column with SMILES: ``wanted``, or the first in the order of :data:`SMILES_COLUMNS`."""
+    """The index of the column with SMILES: ``wanted``, in whatever case, or the first of :data:`SMILES_COLUMNS`."""
     there = ", ".join(map(repr, names)) or "none"
-    if wanted is not None:
-        if wanted not in names:
-            raise ReadError(f"--column {wanted}: {path} has no such column; there are {there}")
-        return names.index(wanted)
     low = [name.lower() for name in names]
+    if wanted is not None:
+        if wanted in names:
+            return names.index(wanted)
+        if wanted.lower() not in low:
+            raise ReadError(f"--column {wanted}: {path} has no such column; there are {there}")
+        return low.index(wanted.lower())
     for name in SMILES_COLUMNS:
         if name in low:
             return low.index(name)

@@ -11,14 +11,16 @@ from rdkit.Chem import Mol
 from rdkit.Geometry import Point3D
 
 from moldiff.chem import parse_sdf_record, quiet
+from moldiff.datasets.laying import lay_smiles
 
-Kind = Literal["sdf", "xyz", "smiles", "mol"]
+Kind = Literal["sdf", "xyz", "smiles", "mol", "conformer"]
 
 
 class Record(NamedTuple):
     """``number`` counts from 1; ``id`` is its title or name; ``where`` the line, or row of a table, it starts at.
 
-    ``text``: what stands there ("mol": RDKit's binary form in base 64); ``reason``: why that cannot be read, or "".
+    ``text``: what stands there ("mol": RDKit's binary form in base 64; "conformer": a SMILES in the first line, below it the
+    coordinates of its atoms, in any order, as in an XYZ file); ``reason``: why that cannot be read, or "".
     """
 
     number: int
@@ -127,6 +129,12 @@ def _read_mol(text: str) -> tuple[Mol | None, str]:
     return (mol if mol.GetNumConformers() else _with_hydrogens(mol)), ""
 
 
+def _read_conformer(text: str) -> tuple[Mol | None, str]:
+    smiles, _, frame = text.partition("\n")
+    atoms, reason = _read_xyz(frame)
+    return (None, reason) if atoms is None else lay_smiles(smiles, atoms)
+
+
 def _with_hydrogens(mol: Mol) -> Mol:
     mol.UpdatePropertyCache(strict=False)
     return Chem.AddHs(mol)
@@ -151,4 +159,4 @@ def _atomic_number(symbol: str) -> int | None:
         return None
 
 
-_READ = {"sdf": _read_sdf, "xyz": _read_xyz, "smiles": _read_smiles, "mol": _read_mol}
+_READ = {"sdf": _read_sdf, "xyz": _read_xyz, "smiles": _read_smiles, "mol": _read_mol, "conformer": _read_conformer}

@@ -18,7 +18,7 @@ from rdkit.Chem.Scaffolds import MurckoScaffold
 from moldiff.chem import check, to_rdkit
 from moldiff.datasets import preparing
 from moldiff.datasets.curation import Curation, Unusable, curate, from_json, to_json
-from moldiff.datasets.library import Library
+from moldiff.datasets.library import Library, survey
 from moldiff.datasets.prepared import SPLITS, PreparedDataError, read_meta, read_split
 from moldiff.datasets.preparing import prepare_library
 from moldiff.datasets.readers import ReadError
@@ -153,6 +153,59 @@ class TestRecords:
         for ours, theirs in zip(found.structure, again.structure, strict=True):
             np.testing.assert_array_equal(ours, theirs)
         assert again._replace(structure=found.structure) == found
+
+
+class TestComputedProperties:
+    """Of the graph, where no file has them."""
+
+    @pytest.mark.parametrize("hydrogens", ["explicit", "implicit"])
+    def test_values(self, hydrogens):
+        names = ["weight", "rings", "aromatic_rings", "hbd", "hba", "rotatable_bonds", "fsp3", "tpsa"]
+        found = curate(of_smiles("OCc1ccccc1"), Curation(hydrogens=hydrogens), computed=names)
+        values = [found.computed[name] for name in names]
+        assert values == pytest.approx([108.14, 1, 1, 1, 1, 1, 1 / 7, 20.23], abs=1e-3)
+
+    def test_are_of_the_molecule_that_is_kept(self):
+        salt = curate(of_smiles("CC(=O)[O-].[Na+]"), Curation(largest_fragment=True, neutralise=True), (), ["weight"])
+        assert salt.computed == {"weight": pytest.approx(60.052, abs=1e-3)}
+
+    def test_a_file_that_has_them_wins_whatever_their_case(self, tmp_path):
+        sdf = tmp_path / "a.sdf"
+        sdf.write_text(of_mol(in_space("CCO")).text.replace("$$$$", ">  <Weight>\n7\n\n$$$$"))
+        table = write_table(tmp_path / "b.csv", ["CCO"], WEIGHT=["8"])
+        for path in (sdf, table):
+            library, counts = survey(Library([path], properties=[("weight", "stone"), ("QED", "")]))
+            assert (library.properties, library.computed) == ([("weight", "stone"), ("qed", "")], ["qed"])
+            assert counts == [1]
+        fields = curate(Record(1, "", "line 1", "sdf", sdf.read_text()), Curation(), ["weight"]).fields
+        assert fields == ["7"]
+
+    def test_for_files_without_columns(self, tmp_path):
+        (tmp_path / "a.smi").write_text("CCO\n")
+        (tmp_path / "a.xyz").write_text(water_at(0.96).text)
+        for name in ("a.smi", "a.xyz"):
+            library, _ = survey(Library([tmp_path / name], properties=[("tpsa", "")]))
+            assert library.properties == [("tpsa", "Å²")]
+
+    def test_one_file_of_several_has_them(self, tmp_path):
+        """Values of two origins in one column would not be one property."""
+        (tmp_path / "a.smi").write_text("CCO\n")
+        files = [write_table(tmp_path / "b.csv", ["CCO"], weight=["8"]), tmp_path / "a.smi"]
+        with pytest.raises(ReadError, match=r"--property weight: .*a.smi has no properties; give an SDF or a table"):
+            survey(Library(files, properties=[("weight", "")]))
+
+    @pytest.mark.parametrize(
+        ("properties", "message"),
+        [
+            ([("weight", "kg")], "--property weight:kg: is computed in g/mol; leave it out"),
+            ([("QED", "eV")], "--property QED:eV: is computed in no unit; leave it out"),
+            ([("qed", ""), ("QED", "")], "--property qed: given twice; give it once"),
+        ],
+    )
+    def test_refusals(self, tmp_path, properties, message):
+        (tmp_path / "a.smi").write_text("CCO\n")
+        with pytest.raises(RequestError, match=message):
+            survey(Library([tmp_path / "a.smi"], properties=properties))
 
 
 class TestSplits:

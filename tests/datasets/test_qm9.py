@@ -231,6 +231,14 @@ def test_result_does_not_depend_on_processes(tmp_path, monkeypatch):
     }
 
 
+def test_what_another_set_left_there_goes_when_told_to(tmp_path):
+    (tmp_path / "dropped.csv").write_text("file,row\n")
+    (tmp_path / ".work").mkdir()
+    qm9.prepare_qm9(TABLE, tmp_path, jobs=1, force=True)
+    arrays = [f"{name}.{kind}" for name in SPLITS for kind in ("safetensors", "smi")]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["meta.json", *arrays])
+
+
 def test_nothing_usable_is_an_error(tmp_path, rows):
     with pytest.raises(qm9.QM9Error, match="none of the 1 molecules"):
         qm9.write_set(tmp_path, [rows[133857]], np.zeros(1, int), ["bond length"], {})

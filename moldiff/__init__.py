@@ -4,7 +4,7 @@
 """
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "evaluate", "load"]
+__all__ = ["__version__", "diverse", "evaluate", "load"]
 
 
 def __getattr__(name: str):
@@ -17,4 +17,8 @@ def __getattr__(name: str):
         from moldiff.report import evaluate
 
         return evaluate
+    if name == "diverse":
+        from moldiff.diversity import diverse
+
+        return diverse
     raise AttributeError(f"module 'moldiff' has no attribute {name!r}")

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Integer
 
-from moldiff.chem import parse_token
+from moldiff.chem import mean_valence, parse_token
 from moldiff.conditions import Conditions, Target, check_targets, draw_values
 from moldiff.config import GUIDANCE
 from moldiff.errors import RequestError
 from moldiff.guidance import Guide, classifier_free, evaluations, guided
-from moldiff.known import Known, blank
+from moldiff.known import Known, blank, size_odds
 from moldiff.model import DataInfo, Model
 from moldiff.molecule import Molecules
 from moldiff.samplers import QUALITIES, KeyedRandomness, Sampler, sample
@@ -46,7 +46,7 @@ class Request:
     guidance: float = GUIDANCE  # weight of classifier-free guidance, where there are targets
     known: Known | None = None
     guides: tuple[Guide, ...] = ()
-    screen: Screen = Screen()  # what is found out about the accepted ones, and which of them are kept
+    screen: Screen = field(default_factory=Screen)  # which accepted ones are kept, with what scores
 
     def check(self, model: Model) -> list[str]:
         """Warnings of what may turn out badly. Raises RequestError for what cannot be met."""
@@ -119,6 +119,8 @@ class SizeDraw:
         if known is not None:
             histogram = self._with_known(histogram, known)
         self.atoms, self.counts = histogram[:, 1], histogram[:, 2]
+        if known is not None and known.grows and "H" in data.vocabulary:
+            self.counts = self.counts * self._odds(histogram, known)
 
     def _with_known(self, histogram: np.ndarray, known: Known) -> np.ndarray:
         """The rows that have room for what is known, or just its size if nothing is added."""
@@ -134,6 +136,13 @@ class SizeDraw:
                 "more; allow more with --n-atoms, take a smaller part or another model"
             )
         return histogram[room]
+
+    def _odds(self, histogram: np.ndarray, known: Known) -> np.ndarray:
+        elements = [parse_token(name)[0] for name in self.data.vocabulary]
+        heavy = sum(elements[k] != "H" for k in known.molecule.atom[0].tolist())
+        sizes = np.stack([histogram[:, 0], histogram[:, 1] - histogram[:, 0]], 1)
+        valence = mean_valence(elements, self.data.atom_marginal)
+        return size_odds(known, heavy, sizes, np.array(self.data.size_histogram), valence)
 
     def __call__(self, uniform: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
         """One atom count for each uniform number; ``values`` (molecules, properties), NaN where none is asked for."""
@@ -166,7 +175,7 @@ def sample_attempts(
     values, sizes = draw_request(model.data, request, random)
     batch = batch_size or BATCH[model.device.type]
     parts: dict[int, Molecules] = {}
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         for atoms in np.unique(sizes).tolist():
             positions = np.flatnonzero(sizes == atoms).tolist()
             batches = Batches(model, request, None if values is None else values[positions], tick)
@@ -184,8 +193,17 @@ def draw_request(
     return values, SizeDraw(data, request.heavy_atoms, request.known)(uniform[:, 0], values)
 
 
+def asked_values(data: DataInfo, request: Request, index: int) -> dict[str, float]:
+    """What attempt ``index`` aims at, as scores: ``asked_`` and the property's name → its value, in physical units."""
+    if not request.targets:
+        return {}
+    values, _ = draw_request(data, request, KeyedRandomness(request.seed, [index]))
+    named = zip(data.properties, values[0].tolist(), strict=True)
+    return {f"asked_{p.name}": round(value, 6) for p, value in named if not math.isnan(value)}
+
+
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Threads cut tensors into pieces, at whose ends torch rounds some functions (SiLU) otherwise; see workers instead."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -227,7 +245,7 @@ class Batches:
 
     def one(self, random: KeyedRandomness, values: np.ndarray | None) -> Molecules:
         count, atoms = len(random.streams), random.atoms
-        padding = max(0, -(-32 // atoms) - count)  # very small matrices round differently: see `on_enough_rows`
+        padding = rows_to_fill(count, atoms)
         total, device, r = count + padding, self.model.device, self.request
         if r.known is None:
             template = blank(total, atoms, device)
@@ -247,6 +265,11 @@ class Batches:
         padded = random.padded(padding).of_size(atoms)
         molecules, _ = sample(denoiser, self.model.process, template, free, r.sampler, padded)
         return molecules.select(slice(count))
+
+
+def rows_to_fill(count: int, atoms: int) -> int:
+    """Molecules that a batch lacks: very small matrices round differently, see :func:`on_enough_rows`."""
+    return max(0, -(-32 // atoms) - count)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -95,6 +95,13 @@ def _is_element(symbol: str) -> bool:
         return False
 
 
+def mean_valence(elements: Sequence[str], shares: Sequence[float]) -> float:
+    """Of the usual valences of these elements, weighted, without hydrogen."""
+    table = Chem.GetPeriodicTable()
+    heavy = [(table.GetDefaultValence(e), w) for e, w in zip(elements, shares, strict=True) if e != "H"]
+    return sum(v * w for v, w in heavy) / sum(w for _, w in heavy)
+
+
 def to_rdkit(molecules: Molecules, vocabulary: Sequence[str]) -> list[Chem.Mol]:
     """Exactly the given atoms, charges, Kekulé bonds and coordinates (Å, one conformer): no sanitising, no repair.
 

@@ -235,6 +235,38 @@ BIBTEX = r"""% moldiff itself
   year = {2020},
   doi = {10.3389/fphar.2020.565644},
 }
+@article{westbrook2015ccd,
+  title = {The chemical component dictionary: complete descriptions of constituent molecules in experimentally determined {3D}
+           macromolecules in the {Protein Data Bank}},
+  author = {Westbrook, John D. and Shao, Chenghua and Feng, Zukang and Zhuravleva, Marina and Velankar, Sameer and
+            Young, Jasmine},
+  journal = {Bioinformatics},
+  volume = {31},
+  number = {8},
+  pages = {1274--1278},
+  year = {2015},
+  doi = {10.1093/bioinformatics/btu789},
+}
+@article{sehnal2020binarycif,
+  title = {{BinaryCIF} and {CIFTools}: Lightweight, efficient and extensible macromolecular data management},
+  author = {Sehnal, David and Bittrich, Sebastian and Velankar, Sameer and Ko{\v{c}}a, Jaroslav and
+            Svobodov{\'a}, Radka and Burley, Stephen K. and Rose, Alexander S.},
+  journal = {PLOS Computational Biology},
+  volume = {16},
+  number = {10},
+  pages = {e1008247},
+  year = {2020},
+  doi = {10.1371/journal.pcbi.1008247},
+}
+@article{axelrod2022geom,
+  title = {{GEOM}, energy-annotated molecular conformations for property prediction and molecular generation},
+  author = {Axelrod, Simon and G{\'o}mez-Bombarelli, Rafael},
+  journal = {Scientific Data},
+  volume = {9},
+  pages = {185},
+  year = {2022},
+  doi = {10.1038/s41597-022-01288-4},
+}
 @misc{benhenda2017chemgan,
   title = {{ChemGAN} challenge for drug discovery: can {AI} reproduce natural chemical diversity?},
   author = {Benhenda, Mostapha},
@@ -417,6 +449,26 @@ BIBTEX = r"""% moldiff itself
   doi = {10.1021/acs.jctc.8b01176},
 }
 
+% A diverse choice
+@article{ashton2002maxmin,
+  title = {Identification of Diverse Database Subsets using Property-Based and Fragment-Based Molecular Descriptions},
+  author = {Ashton, Mark and Barnard, John and Casset, Florence and Charlton, Michael and Downs, Geoffrey and others},
+  journal = {Quantitative Structure-Activity Relationships},
+  volume = {21},
+  number = {6},
+  pages = {598--604},
+  year = {2002},
+  doi = {10.1002/qsar.200290002},
+}
+@inproceedings{meng2022sdedit,
+  title = {{SDEdit}: Guided Image Synthesis and Editing with Stochastic Differential Equations},
+  author = {Meng, Chenlin and He, Yutong and Song, Yang and Song, Jiaming and Wu, Jiajun and Zhu, Jun-Yan and Ermon, Stefano},
+  booktitle = {International Conference on Learning Representations},
+  year = {2022},
+  eprint = {2108.01073},
+  archivePrefix = {arXiv},
+}
+
 % Libraries
 @article{rego2015threedmol,
   title = {{3Dmol.js}: molecular visualization with {WebGL}},
@@ -427,6 +479,16 @@ BIBTEX = r"""% moldiff itself
   pages = {1322--1324},
   year = {2015},
   doi = {10.1093/bioinformatics/btu829},
+}
+@article{grant1996shape,
+  title = {A fast method of molecular shape comparison: A simple application of a {Gaussian} description of molecular shape},
+  author = {Grant, J. Andrew and Gallardo, Maria A. and Pickup, Barry T.},
+  journal = {Journal of Computational Chemistry},
+  volume = {17},
+  number = {14},
+  pages = {1653--1666},
+  year = {1996},
+  doi = {10.1002/(SICI)1096-987X(19961115)17:14<1653::AID-JCC7>3.0.CO;2-K},
 }
 @misc{rdkit,
   title = {{RDKit}: Open-source cheminformatics},

@@ -5,7 +5,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -15,16 +15,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from moldiff import chem
-from moldiff.attempts import Request, Tick, choose_sampler, sample_attempts
-from moldiff.conditions import read_target
+from moldiff import chem, fragment_checks, fragments
+from moldiff.attempts import Request, Tick, asked_values, choose_sampler, sample_attempts
+from moldiff.conditions import find_property, read_target
 from moldiff.model import HISTORY, Model, choose_device
 from moldiff.molecule import Molecules
+from moldiff.overlay import overlay_of
+from moldiff.samplers import Sampler
+from moldiff.screening import Facts, choose_screen, known_scores
 from moldiff.weights import find_weights
 from moldiff.workers import Here, Workers
 
 if TYPE_CHECKING:
     from rdkit import Chem
+
+    from moldiff.conformers import Conformer
+    from moldiff.perception import Perceived
 
 WINDOW = {"cpu": 128, "cuda": 4096, "mps": 1024}  # most attempts sampled in one piece, by kind of device
 LEAST = 8  # attempts worth a piece of their own
@@ -40,6 +46,8 @@ class Record:
     smiles: str
     seed: int
     index: int  # attempt k of the seed
+    scores: dict[str, float | int | bool | str | None] = field(default_factory=dict)  # by column, where asked for
+    relaxed: "Chem.Mol | None" = None  # the same molecule in another conformer, where asked for
 
     @property
     def heavy_atoms(self) -> int:
@@ -84,10 +92,15 @@ class Tally:
         """Molecules left after each stage, from ``sampled`` to ``kept``; optional stages only where asked for."""
         left = {"sampled": self.next_index}
         stages = {"connected": ("disconnected",), "sanitised": ("valence", "sanitisation", "radical", "coordinates")}
+        if request.known is not None and request.known.is_part:
+            stages["part kept"] = ("fragment",)
+        if request.known is not None and request.known.parent:
+            stages["changed"] = ("unchanged",)
         if request.heavy_atoms:
             stages["of asked size"] = ("size",)
         if request.unique:
             stages["unique"] = ("duplicate",)
+        stages |= {condition: (f"not {condition}",) for condition in request.screen.conditions}
         for stage, reasons in stages.items():
             left[stage] = list(left.values())[-1] - sum(self.rejected[reason] for reason in reasons)
         return left | {"kept": self.kept}
@@ -109,6 +122,16 @@ class Generator:
         steps: int | None = None,
         heavy_atoms: int | tuple[int, int] | None = None,
         targets: Mapping[str, float | tuple[float, float]] | None = None,
+        fix: "Chem.Mol | None" = None,
+        attach: Sequence[int] | None = None,
+        replace: str | None = None,
+        like: "Chem.Mol | None" = None,
+        strength: float | None = None,
+        shape: "Chem.Mol | None" = None,
+        pharmacophore: "Chem.Mol | Sequence[Chem.Mol] | None" = None,
+        scores: str | None = None,
+        filter: str | None = None,
+        relax: str | None = None,
         rejects: bool = False,
         workers: int = 1,
         batch_size: int | None = None,
@@ -118,10 +141,16 @@ class Generator:
 
         ``quality``: fast, balanced (the default) or best, or else ``steps``, network evaluations per molecule;
         ``heavy_atoms``: a number or an inclusive range; ``targets``: properties asked for, each a value or a range in its
-        unit (see :meth:`facts`), followed with the weight ``guidance``; ``rejects``: yield the rejected ones too. Further
-        options are fields of :class:`Request`: ``sampler``, ``unique``, ``guidance``, ``max_attempts``, ``time_limit``
-        (s). Neither ``workers`` (processes; a script that asks for some must keep its own work under
-        ``if __name__ == "__main__"``) nor
+        unit (see :meth:`facts`), followed with the weight ``guidance``; ``fix``: a molecule with coordinates that every
+        other is built on, at the atoms ``attach`` (RDKit's indices, from 0), at its dummy atoms or wherever it has
+        hydrogens, or whose part that matches the SMARTS ``replace`` is made anew; ``like``: one to derive others from,
+        the further from it the higher ``strength``, between 0 and 1 (see :mod:`moldiff.fragments`);
+        ``shape``: a molecule whose volume to fill, ``pharmacophore``: one, or several, whose donors, acceptors and aromatic
+        rings to match (see :mod:`moldiff.overlay`); ``scores="drug"`` fills each record's ``scores`` with drug-likeness;
+        ``filter``: conditions on scores, such as ``"QED>0.6 and alerts==0"``; ``relax="mmff"`` gives each record a
+        ``relaxed`` conformer beside its ``mol``; ``rejects``: yield the rejected ones too. Further options are fields of
+        :class:`Request`: ``sampler``, ``unique``, ``guidance``, ``max_attempts``, ``time_limit`` (s). Neither ``workers``
+        (processes; a script that asks for some must keep its own work under ``if __name__ == "__main__"``) nor
         ``batch_size`` changes the molecules.
 
         Example: ``[record.smiles for record in moldiff.load("qm9").generate(10, seed=1)]``
@@ -134,7 +163,15 @@ class Generator:
         sizes = (heavy_atoms, heavy_atoms) if isinstance(heavy_atoms, int) else heavy_atoms
         ranges = {k: v if isinstance(v, tuple) else (v, v) for k, v in (targets or {}).items()}
         options["targets"] = tuple(read_target(f"{k}={low!r}:{high!r}") for k, (low, high) in ranges.items())
-        request = Request(n=n, seed=seed, heavy_atoms=sizes, **options)
+        options["screen"] = choose_screen(scores, filter, relax)
+        overlay = overlay_of(shape, pharmacophore)
+        if sizes is None and like is None:
+            sizes = overlay.heavy_atoms(self.model.data)
+        wishes = fragments.Wishes(fix, None if attach is None else tuple(attach), replace, like, strength)
+        planned = fragments.plan(wishes, self.model.data, options.pop("sampler", Sampler()), sizes)
+        options |= planned.fields
+        options["guides"] = (*options.get("guides", ()), *overlay.guides(self.model.data, planned.known))
+        request = Request(n=n, seed=seed, **options)
         for text in request.check(self.model):
             warnings.warn(text, stacklevel=2)
         outcomes = self.outcomes(request, workers=workers, batch_size=batch_size)
@@ -165,11 +202,50 @@ class Generator:
                 if self.model.data.hydrogens == "implicit":
                     mol = chem.with_hydrogens(mol)
                 identity = f"{self.name}-{key}-s{request.seed}-{index:08d}"
-                outcome = _judge(request, identity, index, mol, seen)
+                outcome = _judge(request, self.model.data.vocabulary, identity, index, mol, seen)
                 tally.add(outcome)
+                if request.targets and isinstance(outcome, Record):
+                    outcome = replace(outcome, scores={**self._on_target(request, outcome), **outcome.scores})
                 yield outcome
                 if tally.kept >= request.n:
                     return
+
+    def conformers(self, mols: "Iterable[Chem.Mol | str]", n: int = 10, **options: Any) -> "Iterator[Conformer]":
+        """Yield ``n`` conformers of each molecule (RDKit's or SMILES), stereo as the molecule tells it, the rest free.
+
+        Options: ``seed``; ``quality`` or ``steps``; ``max_attempts`` for each molecule. A molecule that the model cannot make,
+        or not often enough, is warned of by its number, and the others go on. Atoms are in the order of the molecule, its
+        implied hydrogens behind them.
+
+        Example: ``[record.mol for record in moldiff.load("qm9").conformers(["CCO"], n=5)]``
+        """
+        from moldiff.conformers import conformers
+
+        return conformers(self, mols, n, **options)
+
+    def bonds(self, given: Iterable[Any], **options: Any) -> "Iterator[Perceived | Reject]":
+        """Yield molecules with the bonds and charges made for given atoms: coordinates and order stay.
+
+        ``given``: RDKit molecules with coordinates and all hydrogens, whose bonds and charges are ignored, or pairs
+        of element symbols and positions (Å). Options: ``seed``, ``steps``, ``max_attempts``, and ``rejects`` to yield also
+        those of which no attempt was valid; else they are warned of.
+        """
+        from moldiff.perception import bonds
+
+        return bonds(self, given, **options)
+
+    def target_columns(self, request: Request) -> dict[str, str]:
+        """The scores that targets add to every record, and their pandas types: what is asked for, and what came out.
+
+        The latter where RDKit computes it from the graph; for quantum-chemical properties there is only the former.
+        """
+        properties = self.model.data.properties
+        names = [find_property(target.name, properties).name for target in request.targets]
+        return {f"asked_{name}": "float64" for name in names} | known_scores(names)
+
+    def _on_target(self, request: Request, record: Record) -> dict[str, Any]:
+        asked, facts = asked_values(self.model.data, request, record.index), Facts(record.mol)
+        return {name: asked[name] if name in asked else facts[name] for name in self.target_columns(request)}
 
     def workers_for(self, n: int) -> int:
         """Processes that are worth their start: one core each, on a CPU."""
@@ -225,9 +301,14 @@ class Generator:
                 yield from zip(under_way.pop(0), chem.to_rdkit(molecules, self.model.data.vocabulary), strict=True)
 
 
-def _judge(request: Request, identity: str, index: int, mol: "Chem.Mol", seen: set[str]) -> Record | Reject:
+def _judge(
+    request: Request, vocabulary: Sequence[str], identity: str, index: int, mol: "Chem.Mol", seen: set[str]
+) -> Record | Reject:
     accepted, reason = chem.check(mol)
-    if accepted is not None and request.heavy_atoms:
+    known = request.known
+    if accepted is not None and known is not None:
+        reason = fragment_checks.objection(known, mol, accepted, vocabulary)
+    if reason is None and request.heavy_atoms:
         low, high = request.heavy_atoms
         if not low <= accepted.GetNumHeavyAtoms() <= high:
             reason = "size"
@@ -235,11 +316,16 @@ def _judge(request: Request, identity: str, index: int, mol: "Chem.Mol", seen: s
         text = chem.smiles(accepted)
         if request.unique and text in seen:
             reason = "duplicate"
-        elif request.unique:
-            seen.add(text)
+    if reason is None:
+        scores, relaxed, failed = request.screen(accepted)
+        reason = failed and f"not {failed}"
     if reason is not None:
         return Reject(identity, mol, reason, request.seed, index)
-    return Record(identity, accepted, text, request.seed, index)
+    if request.unique:
+        seen.add(text)
+    if known is not None and known.parent:
+        scores = {"similarity": fragment_checks.similarity(accepted, known.parent), **scores}
+    return Record(identity, accepted, text, request.seed, index, scores, relaxed)
 
 
 @dataclass

@@ -3,8 +3,9 @@
 import hashlib
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from moldiff.molecule import Molecules
@@ -24,6 +25,14 @@ class Known:
     bond: Bool[Tensor, "n n"]
     closed: Bool[Tensor, " n"]  # atoms to which no added atom is bonded
     grows: bool  # whether atoms are added
+    cut: int = 0  # valences of open atoms that lead to added heavy atoms, orders counted
+    hydrogens: int = 0  # hydrogens taken off the open atoms, of which added heavy atoms may replace some
+    parent: str = ""  # SMILES of the molecule that others are derived from; equal ones are none
+
+    @property
+    def is_part(self) -> bool:
+        """Whether anything is known for certain."""
+        return bool(self.pos.any() or self.atom.any() or self.bond.any())
 
     def __len__(self) -> int:
         return self.molecule.mask.shape[1]
@@ -31,7 +40,7 @@ class Known:
     def __repr__(self) -> str:
         """Short, and different for all that differs: identifiers of molecules are made from it."""
         m = self.molecule
-        digest = hashlib.sha256(repr(self.grows).encode())
+        digest = hashlib.sha256(repr((self.grows, self.cut, self.hydrogens, self.parent)).encode())
         for tensor in (m.pos, m.atom, m.bond, self.pos, self.atom, self.bond, self.closed):
             digest.update(tensor.numpy().tobytes())
         return f"Known({digest.hexdigest()})"
@@ -53,6 +62,33 @@ class Known:
         )
         repeat = [0] * count
         return molecules.select(repeat).to(device), free.select(torch.tensor(repeat)).to(device)
+
+
+def size_odds(
+    known: Known, heavy: int, sizes: Integer[np.ndarray, "rows 2"], histogram: Integer[np.ndarray, "sizes 3"],
+    valence: float,
+) -> Float[np.ndarray, " rows"]:  # fmt: skip
+    """How much likelier a known part makes each of ``sizes`` (heavy atoms, hydrogens) than it is in the training data.
+
+    ``heavy``: heavy atoms of the part; ``histogram``: (heavy atoms, atoms, molecules) of the training data; ``valence``:
+    the mean of its heavy atoms. A saturated part brings more hydrogens than an aromatic one, and every bond to an added
+    atom takes one, so that a size drawn regardless of the part often leaves radicals or hydrogens without a place.
+    Hydrogens are taken as normal: those of the part, and what the valences of the added atoms leave, with as many bonds
+    among these as usual.
+    """
+    log = np.empty(len(sizes))
+    for n in np.unique(sizes[:, 0]):
+        rows, of_size = sizes[:, 0] == n, histogram[histogram[:, 0] == n]
+        mean = np.average(of_size[:, 1] - n, weights=of_size[:, 2])
+        variance = np.average((of_size[:, 1] - n - mean) ** 2, weights=of_size[:, 2]) + 0.5
+        added = n - heavy
+        order = (valence * n - mean) / 2 / (n - 1)  # bond orders for each bond of a tree: rings and multiple bonds
+        replaced = min(known.hydrogens, 1 + known.hydrogens / 8)  # as for rings and amides within QM9
+        own = len(known) - heavy + known.hydrogens - replaced
+        expected = own + max(0.0, valence * added - known.cut - replaced - 2 * order * (added - 1))
+        count = sizes[rows, 1]
+        log[rows] = ((count - mean) ** 2 - (count - expected) ** 2 * n / added) / (2 * variance)
+    return np.exp(log - log.max())
 
 
 def blank(count: int, atoms: int, device: torch.device | str) -> Molecules:

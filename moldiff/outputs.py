@@ -2,31 +2,27 @@
 
 While a run goes on, accepted molecules are appended to ``.<name>.partial.sdf`` beside the output, and
 ``.<name>.partial.json`` records how much of it counts. A finished run turns the journal into the output in one step,
-so that the output is either complete or absent.
+so that the output is either complete or absent. Relaxed conformers have a journal and a file of their own.
 """
 
-import csv
-import itertools
 import json
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 from moldiff import chem
+from moldiff.diversity import pick_diverse
 from moldiff.errors import RequestError
 from moldiff.files import write_atomically
+from moldiff.formats import COLUMNS, WRITERS, records, reject_text, require_pyarrow, sdf_text, title
 from moldiff.generation import Record, Reject, Tally
 
-COLUMNS = (
-    "id", "smiles", "heavy_atoms", "seed", "index", "model", "model_sha256", "evaluations", "moldiff", "torch", "rdkit",
-)  # fmt: skip
-WHOLE = ("heavy_atoms", "seed", "index", "evaluations")  # the columns of whole numbers
-PARQUET_ROWS = 10_000  # held in memory at a time
 SAVE_SECONDS = 1.0  # a crash loses no more than what came in this time
 
 
@@ -34,6 +30,7 @@ class StandardOutput:
     """SDF on standard output, each record as it comes. Rejects, if wanted, go to a file."""
 
     remedy = "write to a file, and --resume can go on with it"
+    diverse = None
 
     def __init__(self, provenance: dict[str, Any], rejects: Path | None = None, force: bool = False):
         self.provenance = provenance
@@ -79,6 +76,9 @@ class StandardOutput:
 class Output:
     """A file and its journal. ``identity``: the options that an interrupted run shares with the one that resumes it.
 
+    ``scores``: names and pandas types of the scores that records carry; ``relaxed``: an SDF for their relaxed conformers;
+    ``diverse``: how many of the accepted molecules to write, picked by :func:`moldiff.diverse`; None: all.
+
     Raises:
         RequestError: the output or the journal cannot be used; also later, when the disk is full.
     """
@@ -87,19 +87,25 @@ class Output:
 
     def __init__(
         self, path: Path, provenance: dict[str, Any], identity: dict[str, Any], *, rejects: Path | None = None,
+        scores: Mapping[str, str] = MappingProxyType({}), relaxed: Path | None = None, diverse: int | None = None,
         force: bool = False, resume: bool = False,
     ):  # fmt: skip
         check_output(path, force=force or resume)
         self.path, self.provenance = path, provenance
+        self.columns, self.relaxed, self.diverse = {**COLUMNS, **scores}, relaxed, diverse
         self.identity = {**identity, "rejects": rejects and os.path.abspath(rejects)}
         self.journal = path.with_name(f".{path.name}.partial.sdf")
         self.state = path.with_name(f".{path.name}.partial.json")
+        self.relaxed_journal = path.with_name(f".{path.name}.partial.relaxed.sdf")
         self.summary_path = path.with_name(f"{path.name}.summary.json")
         self.seen: set[str] = set()
         self.paths = {"journal": self.journal} | ({"rejects": rejects} if rejects else {})
+        if relaxed:
+            _check_place(f"--relax: {relaxed}", relaxed, force=force or resume)
+            self.paths["relaxed"] = self.relaxed_journal
         if rejects:
             check_rejects(rejects, force=force or resume)
-            if os.path.abspath(rejects) == os.path.abspath(path):
+            if os.path.abspath(rejects) in {os.path.abspath(p) for p in (path, relaxed) if p}:
                 raise RequestError(f"--rejects {rejects}: is the output itself; choose another name")
         tally, sizes = self._continued() if resume else (Tally(), {})
         if not resume and self.state.exists() and not force:
@@ -107,7 +113,8 @@ class Output:
         mode = "ab" if sizes else "wb"
         with named(f"-o {path}"):
             if not sizes:
-                self.state.unlink(missing_ok=True)  # before the journal that it describes
+                self.state.unlink(missing_ok=True)  # before the journals that it describes
+                self.relaxed_journal.unlink(missing_ok=True)
             self.files: dict[str, BinaryIO] = {k: open(p, mode) for k, p in self.paths.items()}  # noqa: SIM115
         # One assignment replaces both: at every moment these bytes hold this tally's molecules, neither more nor fewer.
         self.reached: tuple[Tally, dict[str, int]] = (tally, sizes)
@@ -129,9 +136,9 @@ class Output:
             identity, sizes = state["identity"], state["bytes"]
         except (ValueError, KeyError) as error:
             raise self._damaged(self.state) from error
-        different = [k for k in self.identity if identity.get(k) != self.identity[k]]
+        different = [k for k in {**identity, **self.identity} if identity.get(k) != self.identity.get(k)]
         if different:
-            was = ", ".join(f"{k} {identity.get(k)} (now {self.identity[k]})" for k in different)
+            was = ", ".join(f"{k} {identity.get(k)} (now {self.identity.get(k)})" for k in different)
             raise RequestError(f"-o {self.path}: the interrupted run had {was}; use the same options, or --force")
         for name, size in sizes.items():
             path = self.paths[name]
@@ -139,7 +146,7 @@ class Output:
                 raise self._damaged(path)
             os.truncate(path, size)
         if self.identity.get("unique"):
-            self.seen = {row["smiles"] for row, _ in records(self.journal)}
+            self.seen = {row["smiles"] for row, _ in records(chem.sdf_records(self.journal))}
         return tally, sizes
 
     def _damaged(self, path: Path) -> RequestError:
@@ -149,6 +156,8 @@ class Output:
         with self._space():
             if isinstance(outcome, Record):
                 self.files["journal"].write(sdf_text(outcome, self.provenance).encode())
+                if outcome.relaxed is not None and "relaxed" in self.files:
+                    self.files["relaxed"].write(sdf_text(outcome, self.provenance, outcome.relaxed).encode())
             elif "rejects" in self.files:
                 self.files["rejects"].write(reject_text(outcome, self.provenance).encode())
             tally = self.tally.copy()
@@ -182,13 +191,27 @@ class Output:
         with self._space():
             with write_atomically(self.summary_path) as temporary:
                 temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False))
-            if self.path.suffix.lower() == ".sdf":
+            chosen = None if self.diverse is None else self._diverse(self.diverse)
+            if self.relaxed:
+                self._copy(self.relaxed_journal, self.relaxed, chosen)
+            if self.path.suffix.lower() == ".sdf" and chosen is None:
                 os.replace(self.journal, self.path)
             else:
-                with write_atomically(self.path) as temporary:
-                    WRITERS[self.path.suffix.lower()](self.journal, temporary)
+                self._copy(self.journal, self.path, chosen)
         self.state.unlink(missing_ok=True)
-        self.journal.unlink(missing_ok=True)
+        for journal in (self.journal, self.relaxed_journal):
+            journal.unlink(missing_ok=True)
+
+    def _diverse(self, count: int) -> set[str]:
+        """The titles of the molecules picked."""
+        titles = [title(text) for text in chem.sdf_records(self.journal)]
+        smiles = (row["smiles"] for row, _ in records(chem.sdf_records(self.journal)))
+        return {titles[k] for k in pick_diverse(smiles, count)}
+
+    def _copy(self, journal: Path, path: Path, chosen: set[str] | None) -> None:
+        texts = (text for text in chem.sdf_records(journal) if chosen is None or title(text) in chosen)
+        with write_atomically(path) as temporary:
+            WRITERS[path.suffix.lower()](texts, temporary, self.columns)
 
     def close(self) -> None:
         for file in self.files.values():
@@ -228,11 +251,11 @@ def named(what: str) -> Iterator[None]:
 
 def check_output(path: Path, force: bool) -> None:
     """Refuse, before any work, what could not be written at the end."""
-    if path.suffix.lower() not in (".sdf", *WRITERS):
-        formats = " ".join((".sdf", *WRITERS))
+    if path.suffix.lower() not in WRITERS:
+        formats = " ".join(WRITERS)
         raise RequestError(f"-o {path}: unknown format {path.suffix or '(no suffix)'}; use {formats}, or -")
     if path.suffix.lower() == ".parquet":
-        _pyarrow()
+        require_pyarrow()
     _check_place(f"-o {path}", path, force)
 
 
@@ -251,72 +274,3 @@ def _check_place(option: str, path: Path, force: bool) -> None:
         raise RequestError(f"{option}: the folder {path.parent} does not exist; make it first")
     if not os.access(path.parent, os.W_OK):
         raise RequestError(f"{option}: no permission to write into {path.parent}; choose another place")
-
-
-def sdf_text(record: Record, provenance: dict[str, Any]) -> str:
-    row = {**record_row(record), **provenance}
-    return chem.sdf_record(record.mol, record.id, {k: row[k] for k in COLUMNS})
-
-
-def reject_text(reject: Reject, provenance: dict[str, Any]) -> str:
-    tags = {"reason": reject.reason, "seed": reject.seed, "index": reject.index, **provenance}
-    return chem.sdf_record(reject.mol, reject.id, tags)
-
-
-def record_row(record: Record) -> dict[str, Any]:
-    """What is said of a record in every format, besides its provenance."""
-    return {
-        "id": record.id, "smiles": record.smiles, "heavy_atoms": record.heavy_atoms,
-        "seed": record.seed, "index": record.index,
-    }  # fmt: skip
-
-
-def records(journal: Path) -> Iterator[tuple[dict[str, str], str]]:
-    """The columns and the text of every record."""
-    for text in chem.sdf_records(journal):
-        mol = chem.parse_sdf_record(text, sanitize=False)
-        yield {k: mol.GetProp(k) for k in COLUMNS}, text
-
-
-def _write_smi(journal: Path, path: Path) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        for row, _ in records(journal):
-            file.write(f"{row['smiles']} {row['id']}\n")
-
-
-def _write_csv(journal: Path, path: Path) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(row for row, _ in records(journal))
-
-
-def _write_xyz(journal: Path, path: Path) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        for row, text in records(journal):
-            mol = chem.parse_sdf_record(text, sanitize=False)
-            file.write(chem.xyz_block(mol, f"{row['id']} {row['smiles']}"))
-
-
-def _write_parquet(journal: Path, path: Path) -> None:
-    """The columns of the CSV, and in ``sdf`` the record as an SDF has it."""
-    pa, pq = _pyarrow()
-    schema = pa.schema([(k, pa.int64() if k in WHOLE else pa.string()) for k in (*COLUMNS, "sdf")])
-    rows = ({**row, **{k: int(row[k]) for k in WHOLE}, "sdf": text} for row, text in records(journal))
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        while piece := list(itertools.islice(rows, PARQUET_ROWS)):
-            writer.write_table(pa.Table.from_pylist(piece, schema=schema))
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise RequestError("-o *.parquet needs pyarrow: pip install 'moldiff[parquet]'") from error
-    return pyarrow, pyarrow.parquet
-
-
-WRITERS: dict[str, Callable[[Path, Path], None]] = {
-    ".smi": _write_smi, ".csv": _write_csv, ".xyz": _write_xyz, ".parquet": _write_parquet,
-}  # fmt: skip

@@ -126,7 +126,7 @@ def ours(
 def etkdg(mol: Mol, count: int, seed: int) -> list[Mol]:
     """Conformers by RDKit, from random coordinates where its usual start gives none."""
     copy, parameters = Chem.Mol(mol), rdDistGeom.ETKDGv3()
-    parameters.randomSeed = seed
+    parameters.randomSeed = seed + 1  # RDKit multiplies it by the number of the conformer: 0 gives them all alike
     with chem.quiet():
         ids = list(rdDistGeom.EmbedMultipleConfs(copy, count, parameters))
         if not ids:

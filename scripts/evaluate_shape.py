@@ -1,6 +1,6 @@
 """What guidance to a shape or a pharmacophore gives over sampling without it, at the same sizes and seeds.
 
-    python scripts/evaluate_shape.py shape qm9 --model qm9 -n 30 --weight 5 10 20
+    python scripts/evaluate_shape.py shape qm9 --model qm9 -n 30 --weight 0.5 1 2
 
 References are random molecules of a prepared set's test split. Every accepted molecule is laid on its reference by RDKit
 (rdShapeAlign), for the best shape Tanimoto and, apart from that, for the best mean of the shape's and that of the features
@@ -24,7 +24,7 @@ from moldiff import chem
 from moldiff.attempts import Request, choose_sampler
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.generation import Generator, Record, load
-from moldiff.overlay import Overlay
+from moldiff.overlay import Overlay, features
 
 BALANCE = {"shape": 1.0, "features": 0.5}  # share of the shape in the score that is maximised
 
@@ -52,7 +52,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="qm9", help="a shipped model's name or a weights file")
     parser.add_argument("--references", type=int, default=10, help="[default: 10]")
     parser.add_argument("-n", type=int, default=30, help="attempts for each reference [default: 30]")
-    parser.add_argument("--weight", type=float, nargs="+", default=[10.0])
+    parser.add_argument("--weight", type=float, nargs="+", default=[0.7])
     parser.add_argument("--quality", help="fast, balanced or best [default: balanced]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
@@ -61,14 +61,14 @@ def arguments() -> argparse.Namespace:
 
 
 def references(data: Path, count: int, seed: int) -> list[Mol]:
-    """Random valid test molecules with a donor or an acceptor, in the geometry of the set."""
+    """Random valid test molecules with a feature, in the geometry of the set."""
     vocabulary, split = read_meta(data)["vocabulary"], read_split(data, "test")
     chosen = np.zeros(len(split), bool)
     chosen[np.random.default_rng(seed).choice(len(split), 2 * count, replace=False)] = True
     batches = [batch for batch, _ in split.select(chosen).buckets().values()]
     tokens = [b.replace(atom=b.atom.long(), bond=b.bond.long()) for b in batches]
     mols = [chem.check(mol).mol for batch in tokens for mol in chem.to_rdkit(batch, vocabulary)]
-    usable = [mol for mol in mols if mol is not None and any(a.GetSymbol() in "NO" for a in mol.GetAtoms())]
+    usable = [mol for mol in mols if mol is not None and features(mol)]
     return [usable[k] for k in np.linspace(0, len(usable) - 1, count).astype(int)]
 
 
@@ -80,12 +80,12 @@ def measure(generator: Generator, mols: list[Mol], weight: float, options: argpa
         if made:
             scores = np.array([similarities(mol, other) for other in made])
             of_reference.append([*scores.mean(0), *scores.max(0)])
-    shape, features, best_shape, best_features = np.mean(of_reference, 0)
+    shape, feature, best_shape, best_feature = np.mean(of_reference, 0)
     return {
         "weight": weight, "accepted %": round(100 - 100 * rejected.total() / (options.n * len(mols)), 1),
         "rejected": ", ".join(f"{reason} {count}" for reason, count in rejected.most_common()),
         "shape Tanimoto": round(shape, 3), "best": round(best_shape, 3),
-        "feature Tanimoto": round(features, 3), "best ": round(best_features, 3),
+        "feature Tanimoto": round(feature, 3), "best ": round(best_feature, 3),
     }  # fmt: skip
 
 
@@ -106,8 +106,8 @@ def generate(generator: Generator, mol: Mol, weight: float, options: argparse.Na
 def similarities(reference: Mol, mol: Mol) -> tuple[float, float]:
     """Shape and feature Tanimoto, each in its own best pose."""
     shape, _ = rdShapeAlign.AlignMol(reference, Mol(mol), useColors=False, opt_param=BALANCE["shape"])
-    _, features = rdShapeAlign.AlignMol(reference, Mol(mol), useColors=True, opt_param=BALANCE["features"])
-    return shape, features
+    _, feature = rdShapeAlign.AlignMol(reference, Mol(mol), useColors=True, opt_param=BALANCE["features"])
+    return shape, feature
 
 
 if __name__ == "__main__":

@@ -262,8 +262,8 @@ def test_graph_keeps_the_order_of_the_smiles():
 
 class TestHydrogensOfModelsWithoutThem:
     @staticmethod
-    def bare(text: str) -> tuple[Chem.Mol, Chem.Mol]:
-        """An embedded molecule, and its heavy atoms alone, as a model without hydrogens would give them."""
+    def bare(text: str) -> Chem.Mol:
+        """The heavy atoms of an embedded molecule, as a model without hydrogens would give them."""
         mol = Chem.AddHs(Chem.MolFromSmiles(text))
         AllChem.EmbedMolecule(mol, randomSeed=1)
         AllChem.MMFFOptimizeMolecule(mol, mmffVariant="MMFF94s", maxIters=2000)
@@ -272,11 +272,11 @@ class TestHydrogensOfModelsWithoutThem:
         for atom in heavy.GetAtoms():
             atom.SetNoImplicit(True)
             atom.SetNumExplicitHs(0)
-        return mol, heavy
+        return heavy
 
     @pytest.mark.parametrize("text", ["CCO", "c1cc[nH]c1", "C[NH3+]", "CS(=O)(=O)NC", "OC(=O)c1ccccc1Cl", "C#N"])
     def test_valences_are_filled_and_heavy_atoms_stay(self, text):
-        mol, heavy = self.bare(text)
+        heavy = self.bare(text)
         before = heavy.GetConformer().GetPositions()
         whole = chem.with_hydrogens(heavy)
         assert heavy.GetNumAtoms() == len(before)  # the input is not changed
@@ -284,10 +284,12 @@ class TestHydrogensOfModelsWithoutThem:
         accepted, reason = chem.check(whole)
         assert reason is None
         assert chem.smiles(accepted) == Chem.CanonSmiles(text)
-        assert chem.strain(accepted) == pytest.approx(0, abs=3)  # kcal/mol: hydrogens lie in a minimum, if not the lowest
+        assert chem.strain(accepted) == pytest.approx(
+            0, abs=3
+        )  # kcal/mol: hydrogens lie in a minimum, if not the lowest
 
     def test_an_impossible_valence_is_refused_not_mended(self):
-        _, heavy = self.bare("CC(C)(C)C")
+        heavy = self.bare("CC(C)(C)C")
         crowded = Chem.RWMol(heavy)
         crowded.GetBondBetweenAtoms(0, 1).SetBondType(Chem.BondType.DOUBLE)
         whole = chem.with_hydrogens(crowded.GetMol())
@@ -295,6 +297,6 @@ class TestHydrogensOfModelsWithoutThem:
         assert chem.check(whole).reason == "valence"
 
     def test_atoms_on_top_of_each_other_do_no_harm(self):
-        _, heavy = self.bare("CCCCCC")
+        heavy = self.bare("CCCCCC")
         heavy.GetConformer().SetPositions(np.zeros((6, 3)))
         assert chem.check(chem.with_hydrogens(heavy)).reason == "coordinates"

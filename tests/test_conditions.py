@@ -62,7 +62,9 @@ def test_targets_are_read(text, target):
     assert read_target(str(target)) == target
 
 
-@pytest.mark.parametrize("text", ["gap", "gap=", "gap=high", "=3", "gap=1:", "gap=:1", "gap=1:2:3", "gap=nan", "gap=inf"])
+@pytest.mark.parametrize(
+    "text", ["gap", "gap=", "gap=high", "=3", "gap=1:", "gap=:1", "gap=1:2:3", "gap=nan", "gap=inf"]
+)
 def test_what_is_no_target(text):
     with pytest.raises(RequestError, match=re.escape(f"--target {text}: write NAME=VALUE")):
         read_target(text)

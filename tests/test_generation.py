@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from moldiff import attempts, chem, doctor, generation
-from moldiff.attempts import Request, SizeDraw, sample_attempts
+from moldiff.attempts import Request, SizeDraw, asked_values, sample_attempts
 from moldiff.conditions import Target
 from moldiff.config import Config, NetworkConfig, preset
 from moldiff.errors import RequestError
@@ -243,6 +243,17 @@ class TestCounts:
         assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
         assert [request.evaluations for request in requests] == [3, 6, 6]
         assert replace(requests[1], guidance=1.0).evaluations == 3
+
+    def test_every_attempt_tells_what_it_aims_at(self, info):
+        request = Request(9, seed=3, targets=(Target("MU", 2.0, 4.0), Target("gap", 5.0, 5.0)))
+        asked = [asked_values(info, request, index) for index in range(9)]
+        assert {tuple(values) for values in asked} == {("asked_gap", "asked_mu")}
+        assert {values["asked_gap"] for values in asked} == {5.0}
+        drawn = [values["asked_mu"] for values in asked]
+        assert len(set(drawn)) == 9 and 2 < min(drawn) and max(drawn) < 4
+        values, _ = attempts.draw_request(info, request, KeyedRandomness(3, range(9)))
+        assert drawn == pytest.approx(values[:, 1])  # the network is told the same
+        assert asked_values(info, Request(1), 0) == {}
 
     def test_sizes_of_molecules_are_those_drawn(self, full_size):
         random = KeyedRandomness(5, range(12))

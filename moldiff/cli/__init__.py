@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from moldiff.cli.about import cite, doctor, info
+from moldiff.cli.bonds import bonds
+from moldiff.cli.conformers import conformers
 from moldiff.cli.data import data_app
 from moldiff.cli.evaluate import evaluate
 from moldiff.cli.generate import generate
@@ -34,7 +36,7 @@ def main(
     pass
 
 
-for command in (generate, evaluate, train, info, doctor, cite):
+for command in (generate, conformers, bonds, evaluate, train, info, doctor, cite):
     app.command(epilog=EXIT_CODES)(command)
 app.add_typer(data_app, name="data")
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moldiff.cli.options import Device, Force, positive
+from moldiff.cli.options import DEVICE_HELP, FORCE_HELP, positive, provenance_of
 from moldiff.config import GUIDANCE
+from moldiff.errors import RequestError
 from moldiff.terminal import Interrupted, bar, fail, interruptible, one_line_errors
 
 if TYPE_CHECKING:
@@ -17,41 +18,132 @@ if TYPE_CHECKING:
     from moldiff.generation import Generator
     from moldiff.outputs import Output, StandardOutput
 
+# headings of the help
+MAKE = "What to make"
+AIM = "What to aim at"
+KEEP = "What to keep fixed"
+ACCEPT = "What to accept and write"
+RUN = "How to run"
+
 
 def generate(
-    n: Annotated[int, typer.Option("-n", "--number", help="Accepted molecules to write.")] = 10,
-    output: Annotated[
-        str, typer.Option("-o", "--output", help=".sdf .smi .csv .parquet .xyz by suffix; - is SDF on standard output.")
-    ] = "molecules.sdf",
-    model: Annotated[str, typer.Option(help="A shipped model's name or a weights file.")] = "qm9",
+    n: Annotated[int, typer.Option("-n", "--number", help="Accepted molecules to make.", rich_help_panel=MAKE)] = 10,
+    model: Annotated[str, typer.Option(help="A shipped model's name or a weights file.", rich_help_panel=MAKE)] = "qm9",
     quality: Annotated[
-        str | None, typer.Option(help="fast, balanced or best: 30, 50 or 100 evaluations.", show_default="balanced")
+        str | None,
+        typer.Option(
+            help="fast, balanced or best: 30, 50 or 100 evaluations.", show_default="balanced", rich_help_panel=MAKE
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Instead: network evaluations per molecule.")] = None,
-    seed: Annotated[int, typer.Option(help="Molecule k of a seed is always the same.")] = 0,
+    steps: Annotated[
+        int | None, typer.Option(help="Instead: network evaluations per molecule.", rich_help_panel=MAKE)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Molecule k of a seed is always the same.", rich_help_panel=MAKE)] = 0,
     n_atoms: Annotated[
-        str | None, typer.Option(help="Heavy atoms: 9, or a range 5-9.", show_default="as in the training data")
+        str | None,
+        typer.Option(
+            help="Heavy atoms: 9, or a range 5-9.", show_default="as in the training data", rich_help_panel=MAKE
+        ),
     ] = None,
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Property to aim at, NAME=VALUE or NAME=LOW:HIGH, repeatable; see `moldiff info`."),
+        typer.Option(
+            help="Property to aim at, NAME=VALUE or NAME=LOW:HIGH, repeatable; see `moldiff info`.", rich_help_panel=AIM
+        ),
     ] = None,
     guidance: Annotated[
-        float, typer.Option(help="How strongly targets are followed; above 1 doubles the evaluations.")
+        float,
+        typer.Option(help="How strongly targets are followed; above 1 doubles the evaluations.", rich_help_panel=AIM),
     ] = GUIDANCE,
-    unique: Annotated[bool, typer.Option("--unique", help="Skip molecules whose SMILES came before.")] = False,
-    rejects: Annotated[Path | None, typer.Option(help="Write rejected molecules, as generated, to this SDF.")] = None,
-    batch_size: Annotated[str, typer.Option(help="Molecules per batch, or auto. Does not change the result.")] = "auto",
-    workers: Annotated[
-        int | None, typer.Option(help="Processes. Does not change the result.", min=1, show_default="by n and cores")
+    fix: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="SDF with 3D coordinates of a part that stays; repeat it to link parts.", rich_help_panel=KEEP
+        ),
     ] = None,
+    attach: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Atoms of it to build on, such as 3,5, counted from 1 as in the SDF.",
+            show_default="dummy atoms *, else all with hydrogens",
+            rich_help_panel=KEEP,
+        ),
+    ] = None,
+    replace: Annotated[
+        str | None, typer.Option(help="Instead: SMARTS of the part of it to make anew.", rich_help_panel=KEEP)
+    ] = None,
+    like: Annotated[
+        Path | None, typer.Option(help="SDF of a molecule to make analogues of.", rich_help_panel=KEEP)
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(help="How far from it, between 0 and 1.", show_default="0.5", rich_help_panel=KEEP),
+    ] = None,
+    shape: Annotated[
+        Path | None, typer.Option(help="SDF of a molecule whose volume to fill.", rich_help_panel=AIM)
+    ] = None,
+    pharmacophore: Annotated[
+        Path | None,
+        typer.Option(help="SDF whose donors, acceptors and aromatic rings to match.", rich_help_panel=AIM),
+    ] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Draw the molecule given, its atoms numbered, to .png or .svg.", rich_help_panel=KEEP),
+    ] = None,
+    unique: Annotated[
+        bool, typer.Option("--unique", help="Skip molecules whose SMILES came before.", rich_help_panel=ACCEPT)
+    ] = False,
+    filter: Annotated[
+        str | None,
+        typer.Option(
+            help='Conditions on scores: "QED>0.6 and SA<3.5 and alerts==0 and MW<350". A wrong name lists all.',
+            rich_help_panel=ACCEPT,
+        ),
+    ] = None,
+    diverse: Annotated[
+        int | None,
+        typer.Option(help="Write only so many of the -n, as unlike each other as possible.", rich_help_panel=ACCEPT),
+    ] = None,
+    scores: Annotated[
+        str | None,
+        typer.Option(help="drug: add QED, SA, logP, alerts and more to every record.", rich_help_panel=ACCEPT),
+    ] = None,
+    relax: Annotated[
+        str | None,
+        typer.Option(help="mmff: relaxed conformers too, in OUTPUT's .relaxed.sdf.", rich_help_panel=ACCEPT),
+    ] = None,
+    output: Annotated[
+        str,
+        typer.Option(
+            "-o",
+            "--output",
+            help=".sdf .smi .csv .parquet .xyz by suffix; - is SDF on standard output.",
+            rich_help_panel=ACCEPT,
+        ),
+    ] = "molecules.sdf",
+    rejects: Annotated[
+        Path | None,
+        typer.Option(help="Write rejected molecules, as generated, to this SDF.", rich_help_panel=ACCEPT),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help=FORCE_HELP, rich_help_panel=ACCEPT)] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.", rich_help_panel=RUN)] = False,
     max_attempts: Annotated[
-        int | None, typer.Option(help="Sample no more than this.", show_default="10 n + 100")
+        int | None,
+        typer.Option(help="Sample no more than this.", show_default="10 n + 100", rich_help_panel=RUN),
     ] = None,
-    time_limit: Annotated[float | None, typer.Option(help="Stop after about this many seconds.")] = None,
-    device: Device = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
-    force: Force = False,
+    time_limit: Annotated[
+        float | None, typer.Option(help="Stop after about this many seconds.", rich_help_panel=RUN)
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes. Does not change the result.", min=1, show_default="by n and cores", rich_help_panel=RUN
+        ),
+    ] = None,
+    batch_size: Annotated[
+        str, typer.Option(help="Molecules per batch, or auto. Does not change the result.", rich_help_panel=RUN)
+    ] = "auto",
+    device: Annotated[str, typer.Option(help=DEVICE_HELP, rich_help_panel=RUN)] = "auto",
 ) -> None:
     """Generate molecules: connected, sanitisable, no radicals, explicit hydrogens and charges, 3D coordinates.
 
@@ -63,22 +155,50 @@ def generate(
     with one_line_errors():
         from moldiff.attempts import choose_sampler
         from moldiff.conditions import read_target
+        from moldiff.fragment_files import plan_from_options
         from moldiff.generation import Request, load
         from moldiff.outputs import Output, StandardOutput, is_complete
+        from moldiff.overlay import read_overlay
+        from moldiff.screening import choose_screen
 
         batch = None if batch_size == "auto" else positive(batch_size, f"--batch-size {batch_size}", "or auto")
         sizes = _range(n_atoms)
+        screen = choose_screen(scores, filter, relax)
+        if diverse is not None and not 1 <= diverse <= n:
+            raise RequestError(f"--diverse {diverse}: must be between 1 and the {n} molecules that -n asks for")
         generator = load(model, device)
         sampler = choose_sampler(quality, steps)
+        overlay = read_overlay(shape, pharmacophore)
+        if sizes is None and like is None:
+            sizes = overlay.heavy_atoms(generator.model.data)
         targets = tuple(map(read_target, target or []))
-        request = Request(n, seed, sampler, sizes, unique, max_attempts, time_limit, targets, guidance)
+        kept = {"fix": fix, "attach": attach, "replace": replace, "like": like, "strength": strength}
+        planned = plan_from_options(generator.model.data, sampler, sizes, picture, **kept)
+        guides = overlay.guides(generator.model.data, planned.known)
+        for text in planned.notes:
+            typer.echo(text, err=True)
+        request = Request(
+            n, seed, unique=unique, max_attempts=max_attempts, time_limit=time_limit, targets=targets, guidance=guidance,
+            guides=guides, screen=screen, **planned.fields,
+        )  # fmt: skip
         for text in request.check(generator.model):
             typer.echo(f"warning: {text}", err=True)
-        provenance = _provenance(generator, request.evaluations)
+        provenance = provenance_of(generator, request.evaluations)
         identity = {"model": generator.hash, "seed": seed, "steps": sampler.steps, "n_atoms": n_atoms, "unique": unique}
         if targets:
             identity |= {"targets": list(map(str, targets)), "guidance": guidance}
+        if planned.known:
+            given = {k: [*map(str, v)] if isinstance(v, list) else str(v) for k, v in kept.items() if v}
+            identity |= given | {"known": repr(planned.known)}
+        if guides:
+            paths = {"shape": shape, "pharmacophore": pharmacophore}
+            identity |= {k: str(v) for k, v in paths.items() if v} | {"guides": request.key(generator.hash)}
+        asked = {"scores": scores, "filter": filter, "relax": relax, "diverse": diverse}
+        identity |= {name: value for name, value in asked.items() if value is not None}
         if output == "-":
+            for option in ("relax", "diverse"):
+                if option in identity:
+                    fail(f"--{option} {identity[option]}: not on standard output; write to a file")
             if resume:
                 fail("--resume: standard output cannot be resumed; write to a file")
             sink = StandardOutput(provenance, rejects, force)
@@ -86,7 +206,11 @@ def generate(
             typer.echo(f"moldiff: {output} is complete already", err=True)
             return
         else:
-            sink = Output(Path(output), provenance, identity, rejects=rejects, force=force, resume=resume)
+            sink = Output(
+                Path(output), provenance, identity, rejects=rejects, force=force, resume=resume, diverse=diverse,
+                scores={**generator.target_columns(request), **planned.columns, **screen.columns},
+                relaxed=Path(output).with_suffix(".relaxed.sdf") if screen.relax else None,
+            )  # fmt: skip
         facts = {"request": identity, "device": generator.device, **provenance}
         summary = _run(generator, request, sink, facts, workers=workers or generator.workers_for(n), batch_size=batch)
     _print_summary(summary, output)
@@ -104,9 +228,11 @@ def _run(
     with interruptible():
         try:
             _fill(generator, request, sink, **how)
-            tally = sink.tally
+            tally, funnel = sink.tally, sink.tally.funnel(request)
+            if sink.diverse is not None:
+                funnel["diverse"] = min(sink.diverse, tally.kept)
             summary = {
-                "asked": request.n, "kept": tally.kept, "funnel": tally.funnel(request),
+                "asked": request.n, "kept": tally.kept, "funnel": funnel,
                 "rejected": dict(tally.rejected), **facts, "sampled_meanwhile": tally.next_index - first,
                 "seconds": round(time.monotonic() - started, 2), "cpu_seconds": round(_cpu_seconds() - cpu, 2),
             }  # fmt: skip
@@ -165,22 +291,10 @@ def _print_summary(summary: dict[str, Any], output: str) -> None:
     console.print(title, highlight=False)
     console.print(table)
     if summary["rejected"]:
-        console.print("rejected: " + ", ".join(f"{k} {v}" for k, v in sorted(summary["rejected"].items())))
+        console.print("rejected: " + ", ".join(f"{v} {k}" for k, v in sorted(summary["rejected"].items())))
     each = summary["seconds"] / max(1, summary["sampled_meanwhile"])
     where = "" if output == "-" else f" → {output}"
     console.print(f"{summary['seconds']:.1f} s, {each:.3f} s per sampled molecule{where}", highlight=False)
-
-
-def _provenance(generator: "Generator", evaluations: int) -> dict[str, Any]:
-    import torch
-
-    from moldiff import __version__
-    from moldiff.chem import RDKIT_VERSION
-
-    return {
-        "model": generator.name, "model_sha256": generator.hash, "evaluations": evaluations,
-        "moldiff": __version__, "torch": torch.__version__, "rdkit": RDKIT_VERSION,
-    }  # fmt: skip
 
 
 def _cpu_seconds() -> float:

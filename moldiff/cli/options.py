@@ -1,21 +1,39 @@
 """What several commands share: options of the same meaning, and numbers read from text."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from moldiff.errors import RequestError
+
+if TYPE_CHECKING:
+    from moldiff.generation import Generator
 
 EXIT_CODES = (
     "Exit codes: 0 all done, 1 training or checks failed, 2 bad input, 3 fewer molecules than asked, "
     "130 interrupted (Ctrl-C), 143 terminated."
 )
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps. Never falls back silently.")]
-Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
+DEVICE_HELP = "auto, cpu, cuda or mps. Never falls back silently."
+FORCE_HELP = "Overwrite what is there."
+Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
+Force = Annotated[bool, typer.Option("--force", help=FORCE_HELP)]
 
 
 def positive(text: str, option: str, remedy: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise RequestError(f"{option}: expected a positive whole number {remedy}")
     return int(text)
+
+
+def provenance_of(generator: "Generator", evaluations: int) -> dict[str, Any]:
+    """What every record says of its making."""
+    import torch
+
+    from moldiff import __version__
+    from moldiff.chem import RDKIT_VERSION
+
+    return {
+        "model": generator.name, "model_sha256": generator.hash, "evaluations": evaluations,
+        "moldiff": __version__, "torch": torch.__version__, "rdkit": RDKIT_VERSION,
+    }  # fmt: skip

@@ -6,6 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from moldiff.metrics.druglike import MEANINGS
+
 SHOWN = 6  # columns that the page shows at first; the others wait in its list of columns
 APART = {"record", "id", "smiles", "edm_smiles", "moses_smiles", "nearest"}  # have places of their own in each row
 
@@ -22,28 +24,28 @@ class Known:
 
 # In the order of the page: first what decides about a molecule.
 KNOWN = {
-    "qed": Known(
-        "QED", "quantitative estimate of drug-likeness, 0 to 1; higher is better", source="10.1038/nchem.1243"
-    ),
-    "sa": Known("SA", "synthetic accessibility, 1 (easy) to 10 (hard)", 1, "10.1186/1758-2946-1-8"),
+    "qed": Known("QED", MEANINGS["qed"], source="10.1038/nchem.1243"),
+    "sa": Known("SA", MEANINGS["sa"], 1, "10.1186/1758-2946-1-8"),
     "strain": Known("Strain", "kcal/mol released by MMFF94s relaxation", 1),
     "alerts": Known("Alerts", "patterns of PAINS, Brenk and NIH that the molecule matches", source="10.1021/jm901137j"),
     "unseen_ring_system": Known("New rings", "ring systems that the reference does not hold"),
     "nearest_similarity": Known("Similarity", "Tanimoto similarity to the nearest molecule of the reference"),
-    "logp": Known("logP", "Crippen", source="10.1021/ci990307l"),
-    "weight": Known("Weight", "g/mol", 1),
-    "tpsa": Known("TPSA", "topological polar surface area, Å²", 1, "10.1021/jm000942e"),
-    "hbd": Known("HBD", "hydrogen-bond donors"),
-    "hba": Known("HBA", "hydrogen-bond acceptors"),
-    "rotatable_bonds": Known("Rotatable", "rotatable bonds"),
-    "fsp3": Known("Fsp³", "share of sp³ carbons"),
-    "lipinski_violations": Known("Lipinski", "rules of five broken, of four", source="10.1016/S0169-409X(00)00129-0"),
-    "veber": Known("Veber", "at most 10 rotatable bonds and 140 Å² of TPSA", source="10.1021/jm020017n"),
+    "logp": Known("logP", MEANINGS["logp"], source="10.1021/ci990307l"),
+    "weight": Known("Weight", MEANINGS["weight"], 1),
+    "tpsa": Known("TPSA", MEANINGS["tpsa"], 1, "10.1021/jm000942e"),
+    "hbd": Known("HBD", MEANINGS["hbd"]),
+    "hba": Known("HBA", MEANINGS["hba"]),
+    "rotatable_bonds": Known("Rotatable", MEANINGS["rotatable_bonds"]),
+    "rings": Known("Rings", MEANINGS["rings"]),
+    "aromatic_rings": Known("Aromatic rings", MEANINGS["aromatic_rings"]),
+    "fsp3": Known("Fsp³", MEANINGS["fsp3"]),
+    "lipinski_violations": Known("Lipinski", MEANINGS["lipinski_violations"], source="10.1016/S0169-409X(00)00129-0"),
+    "veber": Known("Veber", MEANINGS["veber"], source="10.1021/jm020017n"),
     "posebusters": Known("PoseBusters", "passes all checks of geometry", source="10.1039/D3SC04185A"),
     "strain_rmsd": Known("RMSD", "Å that the atoms move in the relaxation"),
-    "pains": Known("PAINS", "number of alerts"),
-    "brenk": Known("Brenk", "number of alerts", source="10.1002/cmdc.200700139"),
-    "nih": Known("NIH", "number of alerts", source="10.1021/jm901070c"),
+    "pains": Known("PAINS", MEANINGS["pains"]),
+    "brenk": Known("Brenk", MEANINGS["brenk"], source="10.1002/cmdc.200700139"),
+    "nih": Known("NIH", MEANINGS["nih"], source="10.1021/jm901070c"),
     "ring_systems": Known("Ring systems"),
     "valid": Known("Valid", "RDKit sanitises it as written"),
     "fragments": Known("Fragments", "unconnected pieces"),

@@ -23,8 +23,28 @@ from moldiff.metrics.validity import sanitised
 DRUGLIKE_COLUMNS = {
     "qed": "float64", "sa": "float64", "logp": "float64", "weight": "float64", "tpsa": "float64", "fsp3": "float64",
     "hbd": "Int64", "hba": "Int64", "rotatable_bonds": "Int64", "lipinski_violations": "Int64", "veber": "boolean",
-    "pains": "Int64", "brenk": "Int64", "nih": "Int64", "alerts": "object", "ring_systems": "object",
+    "rings": "Int64", "aromatic_rings": "Int64", "pains": "Int64", "brenk": "Int64", "nih": "Int64", "alerts": "object",
+    "ring_systems": "object",
 }  # fmt: skip
+# what their numbers mean, as lists of them and pages say it
+MEANINGS = {
+    "qed": "quantitative estimate of drug-likeness, 0 to 1; higher is better",
+    "sa": "synthetic accessibility, 1 (easy) to 10 (hard)",
+    "logp": "octanol/water partition, Crippen",
+    "weight": "g/mol",
+    "tpsa": "topological polar surface area, Å²",
+    "fsp3": "share of sp³ carbons, 0 to 1",
+    "hbd": "hydrogen-bond donors",
+    "hba": "hydrogen-bond acceptors",
+    "rotatable_bonds": "rotatable bonds",
+    "lipinski_violations": "rules of five broken, of four",
+    "veber": "at most 10 rotatable bonds and 140 Å² of TPSA",
+    "rings": "rings, as RDKit finds them",
+    "aromatic_rings": "rings that are aromatic",
+    "pains": "number of PAINS alerts",
+    "brenk": "number of Brenk alerts",
+    "nih": "number of NIH alerts",
+}
 
 
 def druglike_facts(mol: Mol | None) -> dict[str, float | int | bool | str | None]:
@@ -33,8 +53,9 @@ def druglike_facts(mol: Mol | None) -> dict[str, float | int | bool | str | None
     qed (10.1038/nchem.1243), sa (synthetic accessibility, 1 easy to 10, 10.1186/1758-2946-1-8), logp (Crippen,
     10.1021/ci990307l), weight (g/mol), tpsa (Å², 10.1021/jm000942e), fsp3 (share of sp3 carbons), hbd and hba
     (hydrogen-bond donors and acceptors), rotatable_bonds, lipinski_violations (of four, 10.1016/S0169-409X(00)00129-0),
-    veber (passes, 10.1021/jm020017n); pains, brenk, nih (numbers of alerts) and alerts (their names, "PAINS: …; …");
-    ring_systems (SMILES, as one SMILES with dots, "" for none).
+    veber (passes, 10.1021/jm020017n); rings (RDKit's symmetrised smallest set) and aromatic_rings (of these, with
+    aromatic bonds only); pains, brenk, nih (numbers of alerts) and alerts (their names, "PAINS: …; …"); ring_systems (SMILES,
+    as one SMILES with dots, "" for none).
     Raises :class:`MoldiffError` if RDKit comes without its synthetic-accessibility score.
     """
     copy = None if mol is None else graph(mol)
@@ -44,7 +65,7 @@ def druglike_facts(mol: Mol | None) -> dict[str, float | int | bool | str | None
     named = "; ".join(f"{name}: {alert}" for name, matched in found.items() for alert in matched)
     counts = {name.lower(): len(found[name]) for name in CATALOGUES}
     rings = ".".join(ring_systems(copy))
-    return properties(copy) | _rules(copy) | counts | {"alerts": named, "ring_systems": rings}
+    return properties(copy) | rules(copy) | counts | {"alerts": named, "ring_systems": rings}
 
 
 def graph(mol: Mol) -> Mol | None:
@@ -80,7 +101,8 @@ def ring_novelty(table: pd.DataFrame, known: set[str], name: str) -> Metric:
     return rate("unseen_ring_system", (new != "").sum(), len(valid), definition, new.reindex(table.index))
 
 
-def _rules(mol: Mol) -> dict[str, float | int | bool]:
+def rules(mol: Mol) -> dict[str, float | int | bool]:
+    """What rules of thumb count, and the rules of Lipinski and Veber, of a sanitised graph."""
     rotatable, tpsa = rdMolDescriptors.CalcNumRotatableBonds(mol), rdMolDescriptors.CalcTPSA(mol)
     broken = [
         Descriptors.MolWt(mol) > 500,
@@ -96,6 +118,8 @@ def _rules(mol: Mol) -> dict[str, float | int | bool]:
         "rotatable_bonds": rotatable,
         "lipinski_violations": sum(broken),
         "veber": rotatable <= 10 and tpsa <= 140,
+        "rings": rdMolDescriptors.CalcNumRings(mol),
+        "aromatic_rings": rdMolDescriptors.CalcNumAromaticRings(mol),
     }
 
 

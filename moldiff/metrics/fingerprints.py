@@ -17,9 +17,9 @@ BYTES = BITS // 8
 _WORDS = BITS // 64
 
 
-def fingerprint(mol: Mol) -> bytes:
-    """The ``BYTES`` bytes of a sanitised molecule without explicit hydrogens."""
-    return DataStructs.BitVectToBinaryText(GetMorganGenerator(radius=RADIUS, fpSize=BITS).GetFingerprint(mol))
+def fingerprint(mol: Mol, bits: int = BITS) -> bytes:
+    """The ``bits`` / 8 bytes of a sanitised molecule without explicit hydrogens."""
+    return DataStructs.BitVectToBinaryText(GetMorganGenerator(radius=RADIUS, fpSize=bits).GetFingerprint(mol))
 
 
 def packed(fingerprints: Iterable[bytes]) -> UInt8[np.ndarray, "n bytes"]:

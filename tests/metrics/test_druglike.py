@@ -12,7 +12,7 @@ from rdkit.Chem import DataStructs
 
 from moldiff.errors import MoldiffError
 from moldiff.metrics import druglike
-from moldiff.metrics.druglike import DRUGLIKE_COLUMNS, druglike_facts, graph, properties, ring_novelty
+from moldiff.metrics.druglike import DRUGLIKE_COLUMNS, MEANINGS, druglike_facts, graph, properties, ring_novelty
 from moldiff.metrics.fingerprints import BYTES, fingerprint, internal_diversity, nearest, packed
 from moldiff.metrics.rings import ring_systems, unseen
 
@@ -34,6 +34,16 @@ def test_aspirin():
     assert facts["lipinski_violations"] == 0 and facts["veber"] is True
     assert (facts["pains"], facts["brenk"], facts["nih"], facts["alerts"]) == (0, 1, 0, "BRENK: phenol_ester")
     assert facts["ring_systems"] == "c1ccccc1"
+    assert (facts["rings"], facts["aromatic_rings"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("smiles", "rings", "aromatic"),
+    [("CCO", 0, 0), ("C1CCCCC1", 1, 0), ("c1ccc2c(c1)CCN2", 2, 1), ("c1ccc2ccccc2c1", 2, 2)],
+)
+def test_rings(smiles, rings, aromatic):
+    facts = druglike_facts(named(smiles))
+    assert (facts["rings"], facts["aromatic_rings"]) == (rings, aromatic)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +64,10 @@ def test_rhodanine_raises_all_three_alerts():
 @pytest.mark.parametrize("mol", [None, Chem.Mol(), Chem.MolFromSmiles("C(C)(C)(C)(C)C", sanitize=False)])
 def test_what_is_not_valid_has_no_values(mol):
     assert set(druglike_facts(mol).values()) == {None}
+
+
+def test_every_number_has_a_meaning():
+    assert set(MEANINGS) == {name for name, kind in DRUGLIKE_COLUMNS.items() if kind != "object"}
 
 
 def test_columns_hold_their_types():

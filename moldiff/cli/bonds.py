@@ -1,0 +1,67 @@
+"""``moldiff bonds``: bonds and charges of given atoms."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moldiff.cli.completing import Tally, check_sdf, sdf_file, sdf_text
+from moldiff.cli.options import Device, Force
+from moldiff.terminal import one_line_errors
+
+
+def bonds(
+    file: Annotated[Path, typer.Argument(help="XYZ, of any number of frames; .gz too.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="SDF to write.")] = Path("with_bonds.sdf"),
+    rejects: Annotated[
+        Path | None, typer.Option(help="Write molecules of which no attempt is valid, as first made, to this SDF.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="A shipped model's name or a weights file.")] = "qm9",
+    steps: Annotated[
+        int | None, typer.Option(help="Network evaluations per attempt.", show_default="10, enough by measurement")
+    ] = None,
+    max_attempts: Annotated[int, typer.Option(help="For each molecule, until what is made is valid.", min=1)] = 10,
+    seed: Annotated[int, typer.Option(help="Molecule k of a seed is always the same.")] = 0,
+    device: Device = "auto",
+    force: Force = False,
+) -> None:
+    """Find bonds and formal charges from elements and coordinates, all hydrogens given.
+
+    Coordinates and the order of the atoms stay. Molecules of which no attempt is valid, and those that the model does not
+    know, are named, and the others go on.
+
+    Example: moldiff bonds frames.xyz -o with_bonds.sdf
+    """
+    with one_line_errors():
+        from moldiff.datasets.readers import read_records
+        from moldiff.formats import reject_text
+        from moldiff.generation import load
+        from moldiff.perception import bonds_request, frames_of_file, perceptions
+
+        _check(file, output, rejects, force)
+        frames = frames_of_file(read_records(file))
+        request, generator = bonds_request(seed, steps, max_attempts), load(model, device)
+        tally = Tally(generator, request, "molecules with bonds", "valid bonds")
+        found = perceptions(generator, frames, request, tally.tick)
+        with sdf_file(output) as write, sdf_file(rejects) as write_reject, tally.running():
+            for one in found:
+                if one.record is not None:
+                    write(sdf_text(one.record, one.record.title, {"molecule": one.record.molecule}, tally.facts))
+                elif one.reject is not None:
+                    write_reject(reject_text(one.reject, tally.facts))
+                tally.add(one.record is not None, one.rejected, one.problem)
+        tally.finish(output)
+
+
+def _check(file: Path, output: Path, rejects: Path | None, force: bool) -> None:
+    """Refuse, before any work, what cannot be read or written."""
+    from moldiff.datasets.readers import kind_of
+    from moldiff.errors import RequestError
+
+    if kind_of(file) != "xyz":
+        raise RequestError(f"{file}: is not XYZ, the format of atoms and coordinates alone; the others tell bonds")
+    check_sdf("-o", output, force)
+    if rejects is not None:
+        check_sdf("--rejects", rejects, force)
+        if rejects.resolve() == output.resolve():
+            raise RequestError(f"--rejects {rejects}: is the output itself; choose another name")

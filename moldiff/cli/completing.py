@@ -1,0 +1,121 @@
+"""What ``moldiff conformers`` and ``moldiff bonds`` share: an SDF written as it comes, a tally, its summary."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moldiff.cli.options import provenance_of
+from moldiff.terminal import Interrupted, bar, fail, interruptible
+
+if TYPE_CHECKING:
+    from moldiff.attempts import Request
+    from moldiff.generation import Generator, Record
+
+SHOWN = 20  # problems at the terminal; all are in the summary
+
+
+def check_sdf(option: str, path: Path, force: bool) -> None:
+    """Refuse, before any work, what could not be written at the end."""
+    from moldiff.errors import RequestError
+
+    if path.suffix.lower() != ".sdf":
+        raise RequestError(f"{option} {path}: is written as .sdf")
+    if path.is_dir() or not path.resolve().parent.is_dir():
+        raise RequestError(f"{option} {path}: is a folder, or its folder does not exist; name a file in one that does")
+    if path.exists() and not force:
+        raise RequestError(f"{option} {path}: exists already; --force overwrites it")
+
+
+@contextmanager
+def sdf_file(path: Path | None) -> Iterator[Callable[[str], Any]]:
+    """Yields what writes a record; the file is there when the block ends well. Without a path nothing is written."""
+    from moldiff.files import write_atomically
+
+    if path is None:
+        yield lambda text: None
+        return
+    with write_atomically(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        yield file.write
+
+
+class Tally:
+    """What has come out so far, molecule by molecule. ``records``: what they are called; ``wanted``: of each molecule."""
+
+    def __init__(self, generator: "Generator", request: "Request", records: str, wanted: str):
+        self.request, self.records, self.wanted = request, records, wanted
+        self.facts = {"device": generator.device, **provenance_of(generator, request.sampler.evaluations)}
+        self.molecules = self.kept = self.stopped = 0
+        self.rejected: Counter[str] = Counter()
+        self.problems: list[str] = []
+        self.sampled, self.started = 0.0, time.monotonic()
+        self.show: Callable[[], None] = lambda: None
+
+    def tick(self, work: float) -> None:
+        self.sampled += work
+        self.show()
+
+    def add(self, kept: int, rejected: Mapping[str, int], problem: str) -> None:
+        """One molecule: of how many attempts something was kept, why others were not, and why there is too little, or ""."""
+        self.molecules += 1
+        self.kept += kept
+        self.rejected.update(rejected)
+        self.problems += [problem] if problem else []
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Shows itself on standard error, if that is a terminal; an interruption ends the block, and is remembered."""
+        from rich.progress import SpinnerColumn, TimeElapsedColumn
+
+        text = "{task.fields[molecules]} molecules, {task.fields[sampled]:.0f} attempts"
+        with interruptible(), bar(SpinnerColumn(), text, TimeElapsedColumn()) as shown:
+            task = shown.add_task("", total=None, molecules=0, sampled=0.0)
+            self.show = lambda: shown.update(task, molecules=self.molecules, sampled=self.sampled)
+            try:
+                yield
+            except Interrupted as stop:
+                self.stopped = stop.code
+
+    def finish(self, path: Path) -> None:
+        """Write PATH.summary.json, tell the same in short on standard error, and exit with 3 or more if anything is missing."""
+        from rich.console import Console
+
+        from moldiff.files import write_atomically
+
+        with write_atomically(path.with_name(f"{path.name}.summary.json")) as temporary:
+            temporary.write_text(json.dumps(self._summary(), indent=1, ensure_ascii=False))
+        console = Console(stderr=True, soft_wrap=True)
+        for line in self._lines(path):
+            console.print(line, highlight=False, markup=False)
+        if self.stopped:
+            fail(f"interrupted after {self.molecules} molecules, which are in {path}", self.stopped)
+        if self.problems:
+            fail(f"{len(self.problems)} of {self.molecules} molecules without {self.wanted}", code=3)
+
+    def _summary(self) -> dict[str, Any]:
+        r = self.request
+        return {
+            "request": {"n": r.n, "seed": r.seed, "steps": r.sampler.steps, "max_attempts": r.attempts},
+            "molecules": self.molecules, "attempts": self.kept + self.rejected.total(), "rejected": dict(self.rejected),
+            "kept": self.kept, "problems": self.problems, **self.facts, "sampled": round(self.sampled),
+            "seconds": round(time.monotonic() - self.started, 2),
+        }  # fmt: skip
+
+    def _lines(self, path: Path) -> Iterator[str]:
+        yield from self.problems[:SHOWN]
+        if len(self.problems) > SHOWN:
+            yield f"… and {len(self.problems) - SHOWN} more, see {path}.summary.json"
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.rejected.items())) or "none"
+        yield f"{self.kept + self.rejected.total()} attempts on {self.molecules} molecules, rejected: {reasons}"
+        yield f"{self.kept} {self.records}, {time.monotonic() - self.started:.1f} s → {path}"
+
+
+def sdf_text(record: "Record", title: str, tags: dict[str, Any], facts: dict[str, Any]) -> str:
+    """One SDF record: its title, or else the number of its molecule in the source, and all that is known of it."""
+    from moldiff import chem
+    from moldiff.formats import record_row
+
+    return chem.sdf_record(record.mol, title or f"molecule-{tags['molecule']}", {**tags, **record_row(record), **facts})

@@ -1,0 +1,53 @@
+"""``moldiff conformers``: three-dimensional shapes of given molecules."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moldiff.cli.completing import Tally, check_sdf, sdf_file, sdf_text
+from moldiff.cli.options import Device, Force
+from moldiff.terminal import one_line_errors
+
+
+def conformers(
+    file: Annotated[Path, typer.Argument(help="SMILES (.smi .txt), CSV, TSV, Parquet or SDF; .gz too.")],
+    n: Annotated[int, typer.Option("-n", "--number", help="Conformers of each molecule.")] = 10,
+    output: Annotated[Path, typer.Option("-o", "--output", help="SDF to write.")] = Path("conformers.sdf"),
+    model: Annotated[str, typer.Option(help="A shipped model's name or a weights file.")] = "qm9",
+    column: Annotated[str | None, typer.Option(help="Of a table: the one with SMILES.", show_default="by name")] = None,
+    quality: Annotated[
+        str | None, typer.Option(help="fast, balanced or best: 30, 50 or 100 evaluations.", show_default="balanced")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Instead: network evaluations per conformer.")] = None,
+    seed: Annotated[int, typer.Option(help="Conformer j of molecule k of a seed is always the same.")] = 0,
+    max_attempts: Annotated[int | None, typer.Option(help="For each molecule.", show_default="10 n + 100")] = None,
+    device: Device = "auto",
+    force: Force = False,
+) -> None:
+    """Make conformers: the graph is given, coordinates are made.
+
+    Stereo that the molecule tells is checked on every conformer; what it leaves open is free. Molecules that the model cannot
+    make are named, and the others go on. Conformers are drawn, not searched for: a rigid molecule gives equal ones.
+
+    Example: moldiff conformers molecules.smi -n 10 -o conformers.sdf
+    """
+    with one_line_errors():
+        from moldiff.conformers import conformers_request, ensembles
+        from moldiff.datasets.readers import read_records
+        from moldiff.generation import load
+
+        check_sdf("-o", output, force)
+        sources = read_records(file, column)
+        request, generator = conformers_request(n, seed, quality, steps, max_attempts), load(model, device)
+        tally = Tally(generator, request, "conformers", f"all of their {n} conformers")
+        found = ensembles(generator, sources, request, tally.tick)
+        with sdf_file(output) as write, tally.running():
+            for ensemble in found:
+                for one in ensemble.conformers:
+                    tags: dict[str, Any] = {"molecule": one.molecule, "conformer": one.conformer}
+                    if one.strain is not None:
+                        tags["strain_kcal_mol"] = round(one.strain, 3)
+                    write(sdf_text(one, one.title, tags, tally.facts))
+                tally.add(len(ensemble.conformers), ensemble.rejected, ensemble.problem(n))
+        tally.finish(output)

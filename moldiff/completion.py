@@ -1,0 +1,97 @@
+"""Molecules of which some fields are known, each with its own: the graph for conformers, the coordinates for bonds.
+
+Batches are of one exact size, and every random number is keyed by (seed, molecule, attempt): what becomes of an attempt
+does not depend on what else is asked for.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Integer
+from torch import Tensor
+
+from moldiff.attempts import BATCH, Tick, one_thread, rows_to_fill
+from moldiff.chem import parse_token
+from moldiff.guidance import AllowedAtoms, guided
+from moldiff.model import DataInfo, Model
+from moldiff.molecule import Molecules, Prediction
+from moldiff.samplers import KeyedRandomness, Sampler, sample
+from moldiff.schedules import NoiseLevel
+
+MAX_ATTEMPTS = 2**24  # of one molecule: both numbers share one key
+CONFORMER = frozenset({"pos"})  # the free fields
+BONDS = frozenset({"atom", "bond"})
+
+
+def complete(
+    model: Model, molecules: Sequence[Molecules], keys: Sequence[tuple[int, int]], free: frozenset[str],
+    sampler: Sampler, seed: int, tick: Tick = lambda work: None,
+) -> list[Molecules]:  # fmt: skip
+    """Single molecules without padding, their ``free`` fields made and the others exactly as given, on the CPU.
+
+    ``keys``: (number of the molecule, number of the attempt). Where atoms are free they keep their element: only the charge
+    is made. ``tick`` is told of work done, in molecules.
+    """
+    sizes = np.array([m.mask.shape[1] for m in molecules])
+    made: dict[int, Molecules] = {}
+    with one_thread(), torch.inference_mode():
+        for atoms in np.unique(sizes).tolist():
+            rows = np.flatnonzero(sizes == atoms).tolist()
+            for start in range(0, len(rows), BATCH[model.device.type]):
+                chosen = rows[start : start + BATCH[model.device.type]]
+                random = KeyedRandomness(seed, [key_of(*keys[k]) for k in chosen], model.device)
+                template = Molecules.collate([molecules[k] for k in chosen])
+                done = _one_size(model, template, free, sampler, random, tick)
+                made |= dict(zip(chosen, done.to("cpu").split(), strict=True))
+    return [made[k] for k in range(len(molecules))]
+
+
+def key_of(molecule: int, attempt: int) -> int:
+    """One number for both, below 2^63 for fewer than 2^39 molecules."""
+    return molecule * MAX_ATTEMPTS + attempt
+
+
+def free_levels(molecules: Molecules, free: frozenset[str]) -> NoiseLevel:
+    """1 in the fields that are free, 0 in the others."""
+    every = NoiseLevel.free(molecules, torch.ones(len(molecules), device=molecules.device))
+    return NoiseLevel(**{name: getattr(every, name) * (name in free) for name in ("pos", "atom", "bond")})
+
+
+def same_element(vocabulary: Sequence[str], atom: Integer[Tensor, "b n"]) -> Bool[Tensor, "b n tokens"]:
+    """True for the tokens that are of the element of each atom."""
+    elements = [parse_token(name)[0] for name in vocabulary]
+    alike = torch.tensor([[one == other for other in elements] for one in elements], device=atom.device)
+    return alike[atom]
+
+
+def element_token(data: DataInfo, symbol: str) -> int | None:
+    """Some token of an element; None if the model has none."""
+    return next((k for k, name in enumerate(data.vocabulary) if parse_token(name)[0] == symbol), None)
+
+
+def size_problem(data: DataInfo, heavy: int, atoms: int) -> str:
+    """Why a molecule is outside the sizes that the model was trained on, "" if it is not."""
+    histogram = np.array(data.size_histogram)
+    for column, count, what in ((0, heavy, "heavy atoms"), (1, atoms, "atoms")):
+        least, most = int(histogram[:, column].min()), int(histogram[:, column].max())
+        if not least <= count <= most:
+            return f"{count} {what}, model {data.name} knows {least} to {most}"
+    return ""
+
+
+def _one_size(
+    model: Model, template: Molecules, free: frozenset[str], sampler: Sampler, random: KeyedRandomness, tick: Tick
+) -> Molecules:
+    count, atoms = template.mask.shape
+    padding = rows_to_fill(count, atoms)
+    template = template.select([*range(count), *[0] * padding]).to(model.device)
+    restriction = [AllowedAtoms(same_element(model.data.vocabulary, template.atom))] if "atom" in free else []
+
+    def denoise(state: Molecules, level: NoiseLevel, previous: Prediction | None) -> Prediction:
+        tick(count / sampler.evaluations)
+        return model.denoise(state, level, None, previous)
+
+    levels, numbers = free_levels(template, free), random.padded(padding).of_size(atoms)
+    made, _ = sample(guided(denoise, restriction), model.process, template, levels, sampler, numbers)
+    return made.select(slice(count))

@@ -1,0 +1,225 @@
+"""Conformers: the graph of a molecule is known, its coordinates are made, its stereo is checked on them.
+
+The network is blind to reflection (it is E(3)-equivariant, and no field of a molecule tells R from S), so that it makes
+stereoisomers as they come. Of a conformer with the other hand the mirror image is taken, which the model gives with the
+same probability; other stereoisomers than the one asked for are rejected.
+"""
+
+import math
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import Mol
+
+from moldiff import chem, stereo
+from moldiff.attempts import BATCH, Request, Tick, choose_sampler
+from moldiff.completion import CONFORMER, MAX_ATTEMPTS, complete, size_problem
+from moldiff.datasets import records
+from moldiff.datasets.curation import Curation, Unusable, read_graph
+from moldiff.errors import RequestError
+from moldiff.generation import Generator, Record
+from moldiff.model import DataInfo
+from moldiff.molecule import Molecules
+
+# With the graph known an estimate is no average over many molecules, so that self-conditioning helps at all levels.
+SELF_CONDITION_BELOW = math.inf
+BATCHES = 8  # worth of attempts that are in work at a time
+# Of covalent radii. Among QM9's molecules (3469 of its test split, of all sizes) no bond is longer than 1.18 times the sum
+# of two radii, and no two other atoms are closer than 1.17 times.
+LONGEST_BOND, CLOSEST_OTHERS = 1.3, 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conformer(Record):
+    """A record of a given molecule: sanitised, hydrogens explicit, atoms in the order of its source."""
+
+    title: str  # of the molecule in its source, or ""
+    molecule: int  # its number there, from 1
+    conformer: int  # from 1
+    strain: float | None  # MMFF94s, kcal/mol; None without parameters
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What is known of a molecule: as RDKit has it, with stereo and all hydrogens, and as the model sees it."""
+
+    mol: Mol
+    template: Molecules
+    heavy: Mol | None  # of a model without hydrogens: the atoms that it makes
+
+    @classmethod
+    def read(cls, record: records.Record, data: DataInfo) -> "Graph":
+        """Raises Unusable if the model cannot make it."""
+        implicit = data.hydrogens == "implicit"
+        if record.kind == "xyz":
+            raise Unusable("bonds", "XYZ has none; moldiff bonds makes them")
+        mol = read_graph(record, Curation(data.hydrogens, max_heavy=2**31, vocabulary=data.vocabulary))
+        heavy = Chem.RemoveAllHs(mol) if implicit else None
+        mol = Chem.AddHs(heavy or mol)
+        mol.RemoveAllConformers()
+        shown = _without_hydrogens(mol) if implicit else Chem.Mol(mol)
+        problem = size_problem(data, mol.GetNumHeavyAtoms(), shown.GetNumAtoms())
+        if problem:
+            raise Unusable("size", problem)
+        return cls(
+            mol, chem.from_rdkit([stereo.placed(shown, np.zeros((shown.GetNumAtoms(), 3)))], data.vocabulary), heavy
+        )
+
+    def judge(self, pos: np.ndarray) -> chem.Verdict:
+        """A molecule at these coordinates (Å), or why it is none: "coordinates", "geometry" or "stereo"."""
+        if self.heavy is not None:
+            pos = chem.with_hydrogens(stereo.placed(self.heavy, pos)).GetConformer().GetPositions()
+        verdict = chem.check(stereo.placed(self.mol, pos))
+        if verdict.mol is None:
+            return verdict
+        if not has_fitting_distances(verdict.mol):
+            return chem.Verdict(None, "geometry")
+        right = stereo.obey(self.mol, pos)
+        if right is None:
+            return chem.Verdict(None, "stereo")
+        return verdict if right is pos else chem.check(stereo.placed(self.mol, right))
+
+
+@dataclass
+class Ensemble:
+    """The conformers of one molecule, and what became of all attempts."""
+
+    source: records.Record
+    refused: str = ""  # why the model cannot make it
+    graph: Graph | None = None
+    conformers: list[Conformer] = field(default_factory=list)
+    rejected: Counter = field(default_factory=Counter)  # attempts by reason
+
+    @property
+    def name(self) -> str:
+        return f"molecule {self.source.number}" + (f" ({self.source.id})" if self.source.id else "")
+
+    @property
+    def attempts(self) -> int:
+        return len(self.conformers) + self.rejected.total()
+
+    def is_done(self, request: Request) -> bool:
+        return self.graph is None or len(self.conformers) == request.n or self.attempts >= request.attempts
+
+    def problem(self, n: int) -> str:
+        """Why there are fewer than ``n`` conformers, "" if there are not."""
+        if self.refused:
+            return f"{self.name}: {self.refused}"
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.rejected.items()))
+        found = len(self.conformers)
+        return f"{self.name}: {found} of {n} conformers in {self.attempts} attempts ({reasons})" if found < n else ""
+
+    def next(self, request: Request) -> range:
+        """About as many further attempts as are needed for what is missing."""
+        acceptance = (len(self.conformers) + 1) / (self.attempts + 1)
+        count = math.ceil((request.n - len(self.conformers)) / acceptance)
+        return range(self.attempts, min(self.attempts + count, request.attempts))
+
+
+def ensembles(
+    generator: Generator, sources: Iterable[records.Record], request: Request, tick: Tick = lambda work: None
+) -> Iterator[Ensemble]:
+    """``request.n`` conformers of every molecule, in the order of the source; fewer if its attempts run out.
+
+    Conformer j of molecule k is the same whatever the others are, and however many are asked for.
+    """
+    request.check(generator.model)
+    if request.attempts > MAX_ATTEMPTS:
+        raise RequestError(f"-n {request.n}: at most {MAX_ATTEMPTS} attempts for each molecule; ask for fewer")
+    sources, together = iter(sources), max(1, BATCHES * BATCH[generator.model.device.type] // request.n)
+    while window := [_started(source, generator.model.data) for source in islice(sources, together)]:
+        while unfinished := [e for e in window if not e.is_done(request)]:
+            _advance(generator, unfinished, request, tick)
+        yield from window
+
+
+def conformers(
+    generator: Generator, mols: Iterable[Mol | str], n: int = 10, *, seed: int = 0, quality: str | None = None,
+    steps: int | None = None, max_attempts: int | None = None,
+) -> Iterator[Conformer]:  # fmt: skip
+    """See :meth:`moldiff.generation.Generator.conformers`."""
+    request = conformers_request(n, seed, quality, steps, max_attempts)
+    request.check(generator.model)
+    return _flat(ensembles(generator, _sources(mols), request), n)
+
+
+def conformers_request(
+    n: int, seed: int = 0, quality: str | None = None, steps: int | None = None, max_attempts: int | None = None
+) -> Request:
+    """``n`` conformers of each molecule."""
+    sampler = replace(choose_sampler(quality, steps), self_condition_below=SELF_CONDITION_BELOW)
+    return Request(n, seed, sampler, max_attempts=max_attempts)
+
+
+def _flat(found: Iterator[Ensemble], n: int) -> Iterator[Conformer]:
+    for ensemble in found:
+        if problem := ensemble.problem(n):
+            warnings.warn(problem, stacklevel=2)
+        yield from ensemble.conformers
+
+
+def _sources(mols: Iterable[Mol | str]) -> Iterator[records.Record]:
+    for number, mol in enumerate(mols, 1):
+        if isinstance(mol, str):
+            yield records.Record(number, "", f"molecule {number}", "smiles", mol)
+        else:
+            yield next(records.records_of([mol]))._replace(number=number, where=f"molecule {number}")
+
+
+def has_fitting_distances(mol: Mol) -> bool:
+    """Whether bonded atoms, and only they, are about as close as their covalent radii tell."""
+    table = Chem.GetPeriodicTable()
+    pos = mol.GetConformer().GetPositions()
+    radius = np.array([table.GetRcovalent(atom.GetAtomicNum()) for atom in mol.GetAtoms()])
+    i, j = np.triu_indices(len(pos), 1)
+    ratio = np.linalg.norm(pos[i] - pos[j], axis=1) / (radius[i] + radius[j])
+    bonded = Chem.GetAdjacencyMatrix(mol)[i, j] > 0
+    return bool((ratio[bonded] <= LONGEST_BOND).all() and (ratio[~bonded] >= CLOSEST_OTHERS).all())
+
+
+def _started(source: records.Record, data: DataInfo) -> Ensemble:
+    with chem.quiet():
+        try:
+            return Ensemble(source, graph=Graph.read(source, data))
+        except Unusable as error:
+            detail = error.detail.partition("; see --")[0]  # options of data prepare
+            return Ensemble(source, refused=f"{error.reason}: {detail}")
+
+
+def _advance(generator: Generator, unfinished: list[Ensemble], request: Request, tick: Tick) -> None:
+    """One more round of attempts for each; those beyond the last conformer that is needed do not count."""
+    work = [(ensemble, attempt) for ensemble in unfinished for attempt in ensemble.next(request)]
+    made = complete(
+        generator.model, [e.graph.template for e, _ in work], [(e.source.number, k) for e, k in work], CONFORMER,
+        request.sampler, request.seed, tick,
+    )  # fmt: skip
+    key = request.key(generator.hash)
+    for (ensemble, attempt), molecule in zip(work, made, strict=True):
+        if len(ensemble.conformers) == request.n:
+            continue
+        verdict = ensemble.graph.judge(molecule.pos[0].double().numpy())
+        if verdict.mol is None:
+            ensemble.rejected[verdict.reason] += 1
+            continue
+        number, count = ensemble.source.number, len(ensemble.conformers) + 1
+        ensemble.conformers.append(Conformer(
+            f"{generator.name}-{key}-s{request.seed}-m{number}-{attempt}", verdict.mol, chem.smiles(verdict.mol),
+            request.seed, attempt, title=ensemble.source.id, molecule=number, conformer=count,
+            strain=chem.strain(verdict.mol),
+        ))  # fmt: skip
+
+
+def _without_hydrogens(mol: Mol) -> Mol:
+    """The heavy atoms with Kekulé bonds and no mention of hydrogens, as a model without them is trained."""
+    bare = Chem.Mol(mol)
+    Chem.Kekulize(bare, clearAromaticFlags=True)
+    bare = Chem.RemoveAllHs(bare, sanitize=False)
+    for atom in bare.GetAtoms():
+        atom.SetNoImplicit(True)
+        atom.SetNumExplicitHs(0)
+    return bare

@@ -1,0 +1,60 @@
+"""Whether a molecule has the part that was to be kept, and how like it is to the one that it is derived from."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+from rdkit import Chem
+from rdkit.Chem import DataStructs
+
+from moldiff import chem
+from moldiff.known import Known
+
+UNMOVED = 1e-4  # Å
+BITS = 2048  # of the Morgan fingerprints, radius 2, behind similarities (10.1021/ci100050t)
+
+
+def objection(known: Known, mol: Chem.Mol, accepted: Chem.Mol, vocabulary: Sequence[str]) -> str | None:
+    """Why a molecule as generated, of which ``accepted`` is the sanitised copy, is not what was asked for.
+
+    ``fragment``: what is known is not in it; ``unchanged``: it is the molecule that it was to be derived from.
+    """
+    if not is_kept(known, mol, vocabulary):
+        return "fragment"
+    return "unchanged" if known.parent and chem.smiles(accepted) == known.parent else None
+
+
+def is_kept(known: Known, mol: Chem.Mol, vocabulary: Sequence[str]) -> bool:
+    """Whether a molecule as generated has all that is known at the same indices, and closed atoms nothing new.
+
+    Positions to 1e-4 Å, elements, charges and Kekulé orders exactly. Hydrogens put on for a model without them are no
+    atoms added.
+    """
+    n = len(known)
+    moved = np.linalg.norm(mol.GetConformer().GetPositions()[:n] - known.molecule.pos[0].double().numpy(), axis=1)
+    names = np.array([chem.token_name(a.GetSymbol(), a.GetFormalCharge()) for a in mol.GetAtoms()])
+    orders = Chem.GetAdjacencyMatrix(mol, useBO=True)
+    counts = (names != "H") | ("H" in vocabulary)
+    counts[:n] = False
+    return bool(
+        (moved < UNMOVED)[known.pos.numpy()].all()
+        and (names[:n] == np.array(vocabulary)[known.molecule.atom[0].numpy()])[known.atom.numpy()].all()
+        and (orders[:n, :n] == known.molecule.bond[0].numpy())[known.bond.numpy()].all()
+        and not orders[:n][known.closed.numpy()][:, counts].any()
+    )
+
+
+def similarity(mol: Chem.Mol, parent: str) -> float:
+    """Tanimoto similarity to a molecule given as SMILES: Morgan fingerprints of radius 2 and 2048 bits, no chirality."""
+    from moldiff.metrics.fingerprints import fingerprint
+
+    with chem.quiet():
+        own = DataStructs.CreateFromBinaryText(fingerprint(Chem.RemoveHs(mol), BITS))
+    return round(DataStructs.TanimotoSimilarity(own, _parent_fingerprint(parent)), 4)
+
+
+@lru_cache(maxsize=8)
+def _parent_fingerprint(smiles: str):
+    from moldiff.metrics.fingerprints import fingerprint
+
+    return DataStructs.CreateFromBinaryText(fingerprint(Chem.MolFromSmiles(smiles), BITS))

@@ -1,0 +1,86 @@
+"""What ``moldiff generate`` is told to keep fixed: files and numbers → a plan, and a picture with the atoms' numbers."""
+
+from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
+
+from rdkit import Chem
+from rdkit.Chem.Draw import rdMolDraw2D
+
+from moldiff import chem
+from moldiff.errors import RequestError
+from moldiff.fragments import Plan, Wishes, plan
+from moldiff.model import DataInfo
+from moldiff.samplers import Sampler
+
+SIZE = 600, 450  # of a picture, pixels
+
+
+def plan_from_options(
+    data: DataInfo, sampler: Sampler, heavy_atoms: tuple[int, int] | None, picture: Path | None,
+    fix: Sequence[Path] | None, attach: Sequence[str] | None, replace: str | None, like: Path | None,
+    strength: float | None,
+) -> Plan:  # fmt: skip
+    """The plan for options of the same names; the picture is drawn. Raises RequestError for what cannot be met."""
+    planned = plan(read_wishes(fix, attach, replace, like, strength), data, sampler, heavy_atoms)
+    if picture is not None:
+        if planned.drawing is None:
+            raise RequestError(f"--picture {picture}: shows what is given by --fix or --like; give one of them")
+        draw(*planned.drawing, picture)
+    return planned
+
+
+def read_wishes(
+    fix: Sequence[Path] | None, attach: Sequence[str] | None, replace: str | None, like: Path | None,
+    strength: float | None,
+) -> Wishes:  # fmt: skip
+    """From options of the command line: files, of which the first record counts; attachments such as ``3,5`` from 1.
+
+    Several files make one fragment in several parts, its atoms counted on from file to file.
+
+    Raises:
+        RequestError: a file or a number cannot be read.
+    """
+    numbers = None
+    if attach:
+        texts = [part.strip() for text in attach for part in text.split(",")]
+        if not all(part.isascii() and part.isdigit() for part in texts):
+            raise RequestError(f"--attach {','.join(texts)}: expected numbers of atoms counted from 1, such as 3,5")
+        numbers = tuple(int(part) - 1 for part in texts)
+    parts = [_read("--fix", path) for path in fix or ()]
+    whole = reduce(Chem.CombineMols, parts) if parts else None
+    return Wishes(whole, numbers, replace, like and _read("--like", like), strength)
+
+
+def _read(option: str, path: Path) -> Chem.Mol:
+    if path.suffix.lower() not in (".sdf", ".mol"):
+        raise RequestError(f"{option} {path}: give an SDF, with 3D coordinates")
+    if not path.is_file():
+        raise RequestError(f"{option} {path}: there is no such file")
+    mol = next(chem.read_sdf(path), None)
+    if mol is None or not mol.GetNumAtoms():
+        raise RequestError(f"{option} {path}: RDKit cannot read its first record; correct the file")
+    return mol
+
+
+def draw(mol: Chem.Mol, marked: Sequence[int], path: Path) -> None:
+    """A picture (.png or .svg) of a molecule with its atoms counted from 1 in file order, some of them marked."""
+    copy = Chem.RWMol(mol)
+    for atom in copy.GetAtoms():
+        if atom.GetAtomicNum() != 1:
+            atom.SetProp("atomNote", str(atom.GetIdx() + 1))
+        atom.SetBoolProp("marked", atom.GetIdx() in marked)
+    with chem.quiet():
+        flat = Chem.RemoveHs(copy)
+        Chem.rdDepictor.Compute2DCoords(flat)
+        if path.suffix.lower() == ".svg":
+            drawer = rdMolDraw2D.MolDraw2DSVG(*SIZE)
+        elif path.suffix.lower() == ".png":
+            drawer = rdMolDraw2D.MolDraw2DCairo(*SIZE)
+        else:
+            raise RequestError(f"--picture {path}: unknown format; use .png or .svg")
+        highlighted = [a.GetIdx() for a in flat.GetAtoms() if a.GetBoolProp("marked")]
+        rdMolDraw2D.PrepareAndDrawMolecule(drawer, flat, highlightAtoms=highlighted)
+        drawer.FinishDrawing()
+    text = drawer.GetDrawingText()
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())

@@ -1,0 +1,141 @@
+"""What is found out about every accepted molecule, and which of these are kept: scores, a filter, a relaxed conformer."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from rdkit.Chem import Mol
+
+from moldiff import chem
+from moldiff.errors import RequestError
+from moldiff.filters import Filter, read_filter
+
+DIGITS = 4  # after the point, in all scores; filters see the rounded values too
+RELAXATION_COLUMNS = {
+    "energy_before": "float64", "energy_after": "float64", "strain": "float64", "rmsd_relaxed": "float64",
+    "relaxed": "object",
+}  # fmt: skip
+_MEANINGS = {
+    "heavy_atoms": "atoms other than hydrogen",
+    "alert_count": "number of PAINS, Brenk and NIH alerts",
+    "energy_before": "MMFF94s, kcal/mol",
+    "energy_after": "the same, relaxed",
+    "strain": "kcal/mol released by MMFF94s relaxation",
+    "rmsd_relaxed": "Å that the heavy atoms move in it",
+}
+
+
+class Findings(NamedTuple):
+    """Of one molecule; ``failed`` is the condition that it does not meet, as it was written."""
+
+    scores: dict[str, float | int | bool | str | None]
+    relaxed: Mol | None
+    failed: str | None
+
+
+@dataclass(frozen=True)
+class Screen:
+    """``drug``: drug-likeness columns; ``relax``: MMFF94s; ``filter``: what a molecule must meet to be kept."""
+
+    drug: bool = False
+    filter: Filter | None = None
+    relax: bool = False
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The scores that records carry, and their pandas types."""
+        return (_druglike_columns() if self.drug else {}) | (RELAXATION_COLUMNS if self.relax else {})
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        return tuple(condition.text for condition in self.filter.conditions) if self.filter else ()
+
+    def __call__(self, mol: Mol) -> Findings:
+        """``mol``: sanitised, with hydrogens and coordinates; it is not changed."""
+        facts = Facts(mol)
+        failed = self.filter and self.filter.failed(facts)
+        if failed:
+            return Findings({}, None, failed.text)
+        return Findings({name: facts[name] for name in self.columns}, facts.relaxed if self.relax else None, None)
+
+
+def choose_screen(scores: str | None = None, filter: str | None = None, relax: str | None = None) -> Screen:
+    """A screen from options as they are written: ``drug``; an expression, see :mod:`moldiff.filters`; ``mmff``.
+
+    Raises:
+        RequestError: none of these.
+    """
+    if scores not in (None, "drug"):
+        raise RequestError(f"--scores {scores}: there is only drug")
+    if relax not in (None, "mmff"):
+        raise RequestError(f"--relax {relax}: there is only mmff")
+    if filter is None:
+        return Screen(scores is not None, None, relax is not None)
+    meanings = _meanings()
+    names = {name: name for name in meanings if name != "alert_count"} | {"mw": "weight", "alerts": "alert_count"}
+    return Screen(scores is not None, read_filter(filter, names, meanings), relax is not None)
+
+
+def known_scores(names: Sequence[str]) -> dict[str, str]:
+    """Those of the names that can be computed, with their pandas types."""
+    return {name: kind for name, kind in _druglike_columns().items() if name in names}
+
+
+class Facts(dict[str, Any]):
+    """The scores of a molecule, each group computed when one of it is first asked for."""
+
+    def __init__(self, mol: Mol):
+        super().__init__(heavy_atoms=mol.GetNumHeavyAtoms())
+        self.mol = mol
+        self.relaxed: Mol | None = None
+
+    def __missing__(self, name: str) -> Any:
+        if name in RELAXATION_COLUMNS:
+            found, self.relaxed = _relaxation(self.mol)
+        else:
+            found = _druglike(self.mol)
+        self.update((key, _rounded(value)) for key, value in found.items())
+        return self[name]
+
+
+def _druglike(mol: Mol) -> dict[str, Any]:
+    from moldiff.metrics.druglike import druglike_facts
+
+    found = druglike_facts(mol)
+    return found | {"alert_count": found["pains"] + found["brenk"] + found["nih"]}
+
+
+def _relaxation(mol: Mol) -> tuple[dict[str, Any], Mol | None]:
+    from moldiff.metrics.strain import relaxation
+
+    found = chem.relax(mol)
+    if found is None:
+        return dict.fromkeys(RELAXATION_COLUMNS) | {"relaxed": "no: MMFF94s lacks parameters"}, None
+    moved = relaxation(mol, found.mol, found.released)
+    if moved.failure:
+        return dict.fromkeys(RELAXATION_COLUMNS) | {"relaxed": "no: the energy is not finite"}, None
+    how = "MMFF94s" if found.converged else f"MMFF94s, not converged in {chem.MAX_RELAXATION_STEPS} steps"
+    return {
+        "energy_before": found.before, "energy_after": found.before - found.released, "strain": moved.energy,
+        "rmsd_relaxed": moved.rmsd_heavy, "relaxed": how,
+    }, found.mol  # fmt: skip
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers that are not numbers are unknown: None."""
+    if not isinstance(value, float):
+        return value
+    return round(float(value), DIGITS) if math.isfinite(value) else None
+
+
+def _druglike_columns() -> dict[str, str]:
+    from moldiff.metrics.druglike import DRUGLIKE_COLUMNS  # pandas comes with it
+
+    return DRUGLIKE_COLUMNS
+
+
+def _meanings() -> Mapping[str, str]:
+    from moldiff.metrics.druglike import MEANINGS
+
+    return MEANINGS | _MEANINGS

@@ -1,0 +1,87 @@
+"""What is known stays, and no attempt depends on what else is sampled."""
+
+import pytest
+import torch
+
+from moldiff.completion import (
+    BONDS,
+    CONFORMER,
+    MAX_ATTEMPTS,
+    complete,
+    element_token,
+    key_of,
+    same_element,
+    size_problem,
+)
+from moldiff.model import Model
+from moldiff.samplers import Sampler
+
+FIELDS = ("mask", "pos", "atom", "bond")
+SAMPLER = Sampler(4)
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return Model.load(trained)
+
+
+@pytest.fixture
+def singles(random_molecules):
+    """Nine molecules of three sizes with tokens H, C, N, O."""
+    found = random_molecules([3, 5, 4, 5, 3, 3, 5, 4, 5]).split()
+    return [m.replace(atom=m.atom.clamp(max=3)) for m in found]
+
+
+def equal(one, other):
+    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in FIELDS)
+
+
+@pytest.mark.parametrize("free", [CONFORMER, BONDS])
+def test_an_attempt_does_not_depend_on_the_others(model, singles, free):
+    keys = [(k, k % 2) for k in range(len(singles))]
+    together = complete(model, singles, keys, free, SAMPLER, 3)
+    alone = [complete(model, [m], [key], free, SAMPLER, 3)[0] for m, key in zip(singles, keys, strict=True)]
+    assert all(map(equal, together, alone))
+
+
+@pytest.mark.parametrize(("free", "kept"), [(CONFORMER, ("mask", "atom", "bond")), (BONDS, ("mask", "pos"))])
+def test_what_is_known_comes_back_as_given(model, singles, free, kept):
+    made = complete(model, singles, [(1, k) for k in range(9)], free, SAMPLER, 0)
+    for given, found in zip(singles, made, strict=True):
+        assert all(torch.equal(getattr(given, name), getattr(found, name)) for name in kept)
+        assert not any(
+            torch.equal(getattr(given, name), getattr(found, name)) for name in ("pos", "bond") if name in free
+        )
+
+
+@pytest.mark.parametrize("other", [dict(seed=1), dict(keys=[(2, 0)]), dict(keys=[(1, 1)])])
+def test_seed_molecule_and_attempt_decide(model, singles, other):
+    asked = {"keys": [(1, 0)], "seed": 0}
+    one, another = (
+        complete(model, singles[:1], a["keys"], CONFORMER, SAMPLER, a["seed"])[0] for a in (asked, asked | other)
+    )
+    assert not torch.equal(one.pos, another.pos)
+
+
+def test_keys_differ():
+    assert key_of(1, MAX_ATTEMPTS - 1) < key_of(2, 0) < 2**63
+    assert len({key_of(k, a) for k in range(9) for a in range(9)}) == 81
+
+
+def test_atoms_keep_their_element():
+    vocabulary = ("H", "C", "N", "N+", "O-")
+    allowed = same_element(vocabulary, torch.tensor([[0, 2, 3, 4]]))
+    assert allowed.int().tolist() == [[[1, 0, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]]
+
+
+def test_every_step_is_told(model, singles):
+    told = []
+    complete(model, singles, [(1, k) for k in range(9)], BONDS, SAMPLER, 0, told.append)
+    assert sum(told) == pytest.approx(9)
+
+
+def test_elements_and_sizes_of_a_model(info):
+    assert [element_token(info, symbol) for symbol in ("H", "O", "N", "S")] == [0, 3, 2, None]
+    assert size_problem(info, 3, 7) == size_problem(info, 4, 9) == ""
+    assert size_problem(info, 5, 9) == "5 heavy atoms, model small knows 3 to 4"
+    assert size_problem(info, 3, 12) == "12 atoms, model small knows 7 to 9"

@@ -1,0 +1,268 @@
+"""What is found out about accepted molecules, which are kept by it, and that it is all written and survives interruption."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from rdkit import Chem
+from rdkit.Chem import AllChem
+from typer.testing import CliRunner, Result
+
+from moldiff import chem, cli, outputs, screening
+from moldiff.attempts import Request
+from moldiff.errors import RequestError
+from moldiff.generation import Record, Tally, load
+from moldiff.metrics.druglike import DRUGLIKE_COLUMNS, druglike_facts
+from moldiff.screening import RELAXATION_COLUMNS, Screen, choose_screen
+
+CONDITIONS = "MW<31 and heavy_atoms==1 and strain<40"
+
+
+def embedded(smiles: str) -> Chem.Mol:
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    AllChem.EmbedMolecule(mol, randomSeed=1)
+    return chem.check(mol).mol
+
+
+ASPIRIN, BORATE = embedded("CC(=O)Oc1ccccc1C(=O)O"), embedded("OB(O)C")  # MMFF94s has no boron
+
+
+class TestScores:
+    def test_nothing_is_computed_unless_asked_for(self, monkeypatch):
+        monkeypatch.setattr(screening, "_druglike", None)
+        monkeypatch.setattr(screening, "_relaxation", None)
+        assert Screen()(ASPIRIN) == ({}, None, None)
+        assert choose_screen(filter="heavy_atoms>12")(ASPIRIN) == ({}, None, None)
+        assert choose_screen("drug", "heavy_atoms>13 and strain<9", "mmff")(ASPIRIN) == ({}, None, "heavy_atoms>13")
+
+    def test_drug(self):
+        scores, relaxed, failed = choose_screen("drug")(ASPIRIN)
+        assert (relaxed, failed) == (None, None)
+        assert list(scores) == list(DRUGLIKE_COLUMNS)
+        facts = druglike_facts(ASPIRIN)
+        assert scores == {k: round(v, 4) if isinstance(v, float) else v for k, v in facts.items()}
+        assert scores["alerts"] == "BRENK: phenol_ester"
+
+    def test_filters_see_what_is_written(self):
+        """The number of alerts, rounded values, and a relaxation even where none is written."""
+        assert choose_screen(filter="alerts==1 and brenk==1 and QED==0.5501 and veber==1")(ASPIRIN).failed is None
+        assert choose_screen(filter="alerts==0")(ASPIRIN).failed == "alerts==0"
+        assert choose_screen(filter="strain>0")(ASPIRIN) == ({}, None, None)
+
+    def test_relaxation(self):
+        before = ASPIRIN.GetConformer().GetPositions()
+        scores, relaxed, _ = choose_screen(relax="mmff")(ASPIRIN)
+        assert list(scores) == list(RELAXATION_COLUMNS)
+        np.testing.assert_array_equal(ASPIRIN.GetConformer().GetPositions(), before)
+        assert scores["strain"] == pytest.approx(scores["energy_before"] - scores["energy_after"], abs=2e-4)
+        assert scores["strain"] == pytest.approx(chem.strain(ASPIRIN), abs=1e-4)
+        assert chem.strain(relaxed) < 0.01
+        heavy = Chem.RemoveHs(ASPIRIN)
+        assert scores["rmsd_relaxed"] == pytest.approx(AllChem.GetBestRMS(Chem.RemoveHs(relaxed), heavy), abs=0.02)
+        assert scores["relaxed"] == "MMFF94s"
+
+    def test_why_there_is_no_relaxed_conformer(self, monkeypatch):
+        scores, relaxed, _ = choose_screen(relax="mmff")(BORATE)
+        assert relaxed is None
+        assert scores == {**dict.fromkeys(RELAXATION_COLUMNS), "relaxed": "no: MMFF94s lacks parameters"}
+        assert choose_screen(filter="strain<1e9")(BORATE).failed == "strain<1e9"
+        monkeypatch.setattr(chem, "MAX_RELAXATION_STEPS", 2)
+        scores, relaxed, _ = choose_screen(relax="mmff")(ASPIRIN)
+        assert relaxed is not None
+        assert scores["relaxed"] == "MMFF94s, not converged in 2 steps"
+
+    def test_hydrogen_alone(self):
+        """No heavy atom, so no RMSD of them; and no parameters either."""
+        assert choose_screen("drug", relax="mmff")(embedded("[H][H]")).scores["rmsd_relaxed"] is None
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"scores": "all"}, "--scores all: there is only drug"),
+            ({"relax": "uff"}, "--relax uff: there is only mmff"),
+            (
+                {"filter": "logD>3"},
+                r"no score logD; there are qed \(quantitative.*, alerts \(number of PAINS, Brenk and NIH",
+            ),
+        ],
+    )
+    def test_refusals(self, options, message):
+        with pytest.raises(RequestError, match=message):
+            choose_screen(**options)
+
+    def test_every_column_has_a_meaning_but_texts(self):
+        meant = set(screening._meanings()) | {"alerts"}
+        named = {**DRUGLIKE_COLUMNS, **RELAXATION_COLUMNS}
+        assert {name for name in named if name not in meant} == {k for k in named if named[k] == "object"} - {"alerts"}
+
+
+class TestGenerating:
+    def test_the_funnel_shows_what_each_condition_removed(self, trained):
+        generator = load(trained, "cpu")
+        outcomes = list(generator.generate(5, steps=6, filter=CONDITIONS, unique=True, max_attempts=60, rejects=True))
+        rejected = Counter(o.reason for o in outcomes if not isinstance(o, Record))
+        tally = Tally()
+        for each in outcomes:
+            tally.add(each)
+        screen = choose_screen(filter=CONDITIONS)
+        funnel = tally.funnel(Request(5, unique=True, screen=screen))
+        assert list(funnel)[-5:] == ["unique", "MW<31", "heavy_atoms==1", "strain<40", "kept"]
+        assert funnel["unique"] - funnel["MW<31"] == rejected["not MW<31"]
+        assert funnel["MW<31"] - funnel["heavy_atoms==1"] == rejected["not heavy_atoms==1"] > 0
+        assert funnel["strain<40"] == funnel["kept"] == sum(isinstance(o, Record) for o in outcomes) > 0
+        assert funnel["sampled"] - funnel["kept"] == rejected.total()
+
+    def test_the_same_molecules_with_more_said(self, trained):
+        generator = load(trained, "cpu")
+        plain = list(generator.generate(6, steps=6))
+        said = list(generator.generate(6, steps=6, scores="drug", relax="mmff"))
+        assert [r.id for r in said] == [r.id for r in plain]
+        for record, before in zip(said, plain, strict=True):
+            assert before.scores == {} and before.relaxed is None
+            positions = before.mol.GetConformer().GetPositions()
+            np.testing.assert_array_equal(record.mol.GetConformer().GetPositions(), positions)
+            assert set(record.scores) == {*DRUGLIKE_COLUMNS, *RELAXATION_COLUMNS}
+            assert record.relaxed.GetNumConformers() == record.mol.GetNumConformers() == 1
+
+    def test_as_many_as_asked_for(self, trained):
+        records = list(load(trained, "cpu").generate(4, steps=6, filter="MW>17.5", max_attempts=200))
+        assert len(records) == 4
+        assert all(chem.smiles(r.mol) not in ("C", "N") for r in records)
+
+
+@pytest.fixture
+def generate(trained, tmp_path, monkeypatch):
+    """``moldiff generate`` with the small model, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Result:
+        words = ["generate", "--model", str(trained), "--steps=6", *map(str, arguments)]
+        result = CliRunner().invoke(cli.app, words)
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return run
+
+
+def tags(path: str) -> list[dict[str, str]]:
+    mols = Chem.SDMolSupplier(path, removeHs=False)
+    return [{k: m.GetProp(k) for k in m.GetPropNames()} for m in mols]
+
+
+class TestWriting:
+    SCORED = ("-n", 4, "--scores", "drug", "--relax", "mmff")
+
+    def test_every_format_says_the_same(self, generate, trained):
+        for suffix in ("sdf", "csv", "parquet", "smi", "xyz"):
+            assert generate(*self.SCORED, "-o", f"{suffix}.{suffix}").exit_code == 0
+            assert Path(f"{suffix}.relaxed.sdf").read_bytes() == Path("sdf.relaxed.sdf").read_bytes()
+        records = list(load(trained, "cpu").generate(4, steps=6, scores="drug", relax="mmff"))
+        expected = pd.DataFrame([r.scores for r in records]).astype({**DRUGLIKE_COLUMNS, **RELAXATION_COLUMNS})
+        columns = list(expected)
+        parquet = pd.read_parquet("parquet.parquet")[columns]
+        pd.testing.assert_frame_equal(parquet.astype(expected.dtypes), expected)
+        assert parquet["qed"].dtype == float and parquet["veber"].dtype == bool and parquet["hbd"].dtype == "int64"
+        table = pd.read_csv("csv.csv", keep_default_na=False)[columns]
+        pd.testing.assert_frame_equal(table.astype(expected.dtypes), expected)
+        for found, record in zip(tags("sdf.sdf"), records, strict=True):
+            assert {k: found[k] for k in columns} == {k: str(v) for k, v in record.scores.items()}
+
+    def test_relaxed_conformers_have_a_file_of_their_own(self, generate):
+        generate(*self.SCORED, "-o", "out.sdf")
+        generate("-n", 4, "-o", "plain.sdf")
+        given, relaxed, plain = (list(chem.read_sdf(Path(f"{k}.sdf"))) for k in ("out", "out.relaxed", "plain"))
+        assert tags("out.relaxed.sdf") == tags("out.sdf")
+        for mol, after, before in zip(given, relaxed, plain, strict=True):
+            positions = mol.GetConformer().GetPositions()
+            np.testing.assert_array_equal(positions, before.GetConformer().GetPositions())
+            assert chem.strain(after) == pytest.approx(0, abs=0.01)
+            assert chem.strain(mol) == pytest.approx(float(mol.GetProp("strain")), abs=0.05)  # of rounded coordinates
+        assert "--relax: out.relaxed.sdf: exists already" in generate(*self.SCORED, "-o", "out.csv").stderr
+
+    def test_without_parameters(self, generate, monkeypatch):
+        monkeypatch.setattr(chem, "relax", lambda mol: None)
+        assert generate(*self.SCORED, "-o", "out.csv").exit_code == 0
+        table = pd.read_csv("out.csv")
+        assert set(table["relaxed"]) == {"no: MMFF94s lacks parameters"}
+        assert table["strain"].isna().all()
+        assert Path("out.relaxed.sdf").read_text() == ""
+
+    def test_what_is_resumed_is_what_runs_straight(self, generate, monkeypatch):
+        """Stopped before its end, then on with it, to the same bytes."""
+        options = ("--filter", CONDITIONS, "--unique", "--scores", "drug", "--relax", "mmff", "--max-attempts", 40)
+        with monkeypatch.context() as patch:
+            patch.setattr(outputs.Output, "finish", lambda self, summary: self.close())
+            assert generate("-n", 1, "-o", "out.sdf", *options).exit_code == 0
+        assert json.loads(Path(".out.sdf.partial.json").read_text())["kept"] == 1
+        wrong = generate("-n", 3, "-o", "out.sdf", "--resume", "--unique", "--scores", "drug", "--relax", "mmff")
+        assert wrong.exit_code == 2
+        assert f"had filter {CONDITIONS} (now None)" in wrong.stderr
+        resumed = generate("-n", 3, "-o", "out.sdf", "--resume", *options)
+        straight = generate("-n", 3, "-o", "straight.sdf", *options)
+        assert resumed.exit_code == straight.exit_code
+        assert Path("out.sdf").read_bytes() == Path("straight.sdf").read_bytes()
+        assert Path("out.relaxed.sdf").read_bytes() == Path("straight.relaxed.sdf").read_bytes() != b""
+        found = [json.loads(Path(f"{k}.summary.json").read_text()) for k in ("out.sdf", "straight.sdf")]
+        assert found[0]["funnel"] == found[1]["funnel"]
+        assert not list(Path().glob(".*"))
+
+    def test_fewer_than_asked(self, generate):
+        result = generate("-n", 9, "-o", "out.sdf", "--filter", "QED>0.99", "--max-attempts", 20)
+        assert result.exit_code == 3
+        assert "0 of 9 molecules: attempts ran out; raise --max-attempts" in result.stderr
+        assert "not QED>0.99" in result.stderr
+
+
+class TestDiverse:
+    def test_picks_from_all_that_are_accepted(self, generate):
+        assert generate("-n", 12, "-o", "all.sdf").exit_code == 0
+        for suffix in ("sdf", "csv"):
+            options = ("--diverse", 3, "--relax", "mmff", "-o", f"few.{suffix}", "--force")
+            assert generate("-n", 12, *options).exit_code == 0
+            assert len(tags("few.relaxed.sdf")) == 3
+        every, few = tags("all.sdf"), tags("few.sdf")
+        assert len({t["smiles"] for t in few}) == 3
+        assert (
+            pd.read_csv("few.csv")["id"].tolist()
+            == [t["id"] for t in few]
+            == [t["id"] for t in tags("few.relaxed.sdf")]
+        )
+        order = [t["id"] for t in every]
+        assert [order.index(t["id"]) for t in few] == sorted(order.index(t["id"]) for t in few)
+        summary = json.loads(Path("few.sdf.summary.json").read_text())
+        assert (summary["kept"], summary["funnel"]["kept"], summary["funnel"]["diverse"]) == (12, 12, 3)
+        assert list(summary["funnel"])[-1] == "diverse"
+        again = generate("-n", 12, "--diverse", 3, "--relax", "mmff", "-o", "few.sdf", "--resume")
+        assert again.stderr == "moldiff: few.sdf is complete already\n"
+
+    def test_all_where_there_are_no_more(self, generate):
+        result = generate("-n", 9, "--diverse", 8, "--unique", "--max-attempts", 24, "-o", "out.sdf")
+        assert result.exit_code == 3
+        summary = json.loads(Path("out.sdf.summary.json").read_text())
+        assert summary["funnel"]["diverse"] == summary["kept"] == len(tags("out.sdf")) < 8
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("-n", 5, "--diverse", 6), "--diverse 6: must be between 1 and the 5 molecules that -n asks for"),
+            (("-n", 5, "--diverse", 0), "--diverse 0: must be between 1 and"),
+            (("--diverse", 2, "-o", "-"), "--diverse 2: not on standard output; write to a file"),
+            (("--relax", "mmff", "-o", "-"), "--relax mmff: not on standard output; write to a file"),
+            (("--scores", "all"), "--scores all: there is only drug"),
+            (("--filter", "QED=3"), "--filter 'QED=3': is not an expression"),
+            (
+                ("--relax", "mmff", "--rejects", "molecules.relaxed.sdf"),
+                "--rejects molecules.relaxed.sdf: is the output",
+            ),
+        ],
+    )
+    def test_refusals(self, generate, arguments, message):
+        result = generate(*arguments)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert result.stderr.startswith(f"moldiff: {message}")
+        assert result.stderr.count("\n") == 1
+        assert not list(Path().iterdir())

@@ -121,7 +121,7 @@ class Generator:
         quality: str | None = None,
         steps: int | None = None,
         heavy_atoms: int | tuple[int, int] | None = None,
-        targets: Mapping[str, float | tuple[float, float]] | None = None,
+        targets: Mapping[str, float | int | tuple[float | int, float | int]] | None = None,
         fix: "Chem.Mol | None" = None,
         attach: Sequence[int] | None = None,
         replace: str | None = None,

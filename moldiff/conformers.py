@@ -31,7 +31,7 @@ SELF_CONDITION_BELOW = math.inf
 BATCHES = 8  # worth of attempts that are in work at a time
 # Of covalent radii. Among QM9's molecules (3469 of its test split, of all sizes) no bond is longer than 1.18 times the sum
 # of two radii, and no two other atoms are closer than 1.17 times.
-LONGEST_BOND, CLOSEST_OTHERS = 1.3, 1.0
+LONGEST_BOND, CLOSEST_OTHERS = 1.2, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)

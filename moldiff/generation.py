@@ -268,7 +268,8 @@ class Generator:
             "heavy atoms": f"{sizes[:, 0].min()}-{sizes[:, 0].max()}",
             "atoms": f"{sizes[:, 1].min()}-{sizes[:, 1].max()}",
             "properties": [
-                {p.name: f"{p.min:.4g} to {p.max:.4g}{p.unit and f' {p.unit}'}, mean {p.mean:.4g}"} for p in data.properties
+                {p.name: f"{p.min:.4g} to {p.max:.4g}{p.unit and f' {p.unit}'}, mean {p.mean:.4g}"}
+                for p in data.properties
             ],
             "training data": data.name,
             "data source": data.source,

@@ -2,6 +2,7 @@
 
 from contextlib import suppress
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,9 +59,9 @@ EXPRESSION = st.recursive(
 
 
 @given(EXPRESSION, st.sampled_from([0, 0.5, 1]), st.sampled_from([0, 0.5, 1]), st.sampled_from([0, 0.5, 1]))
-def test_as_python_understands_it(text, qed, sa, weight):
-    expected = eval(text, {}, {"qed": qed, "sa": sa, "mw": weight})
-    assert kept(text, qed=qed, sa=sa, weight=weight) is expected
+def test_as_pandas_understands_it(text, qed, sa, weight):
+    expected = pd.DataFrame({"qed": [qed], "sa": [sa], "mw": [weight]}).eval(text, engine="python")[0]
+    assert kept(text, qed=qed, sa=sa, weight=weight) is bool(expected)
 
 
 def test_the_conditions_are_named_as_they_were_written():

@@ -5,6 +5,7 @@ Step k of seed s is a function of (weights, optimiser state, s, k) alone: batch 
 Several processes: start under ``torchrun``; gradients are averaged, each process takes its share of the batch.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -291,4 +292,5 @@ def _join_processes() -> tuple[int, int]:
         return 0, 1
     if not dist.is_initialized():
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(dist.destroy_process_group)  # its threads abort an interpreter that ends before them
     return dist.get_rank(), dist.get_world_size()

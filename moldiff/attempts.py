@@ -173,6 +173,14 @@ def sample_attempts(
     """The raw molecules of these attempts, in their order, padded to the largest, on the CPU."""
     random = KeyedRandomness(request.seed, indices, model.device)
     values, sizes = draw_request(model.data, request, random)
+    return sample_sizes(model, request, random, sizes, values, batch_size, tick)
+
+
+def sample_sizes(
+    model: Model, request: Request, random: KeyedRandomness, sizes: Integer[np.ndarray, " b"],
+    values: Float[np.ndarray, "b properties"] | None, batch_size: int | None = None, tick: Tick = lambda work: None,
+) -> Molecules:  # fmt: skip
+    """Raw molecules of these atom counts and property values, in their order, padded to the largest, on the CPU."""
     batch = batch_size or BATCH[model.device.type]
     parts: dict[int, Molecules] = {}
     with one_thread(), torch.inference_mode():
@@ -181,23 +189,31 @@ def sample_attempts(
             batches = Batches(model, request, None if values is None else values[positions], tick)
             sampled = batches.sample(random.select(positions), atoms, batch)
             parts |= dict(zip(positions, sampled.to("cpu").split(), strict=True))
-        return Molecules.collate([parts[k] for k in range(len(indices))])
+        return Molecules.collate([parts[k] for k in range(len(sizes))])
 
 
 def draw_request(
     data: DataInfo, request: Request, random: KeyedRandomness
 ) -> tuple[Float[np.ndarray, "b properties"] | None, Integer[np.ndarray, " b"]]:
     """Property values in physical units (NaN: not asked for; None: none is) and the atom count of every attempt."""
+    uniform, values = _draw_values(data, request, random)
+    return values, SizeDraw(data, request.heavy_atoms, request.known)(uniform, values)
+
+
+def _draw_values(
+    data: DataInfo, request: Request, random: KeyedRandomness
+) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, "b properties"] | None]:
+    """The number by which each size is drawn, and the property values: the first draws of every attempt."""
     uniform = random.numbers(1 + len(request.targets))
     values = draw_values(request.targets, data.properties, uniform[:, 1:]) if request.targets else None
-    return values, SizeDraw(data, request.heavy_atoms, request.known)(uniform[:, 0], values)
+    return uniform[:, 0], values
 
 
 def asked_values(data: DataInfo, request: Request, index: int) -> dict[str, float]:
     """What attempt ``index`` aims at, as scores: ``asked_`` and the property's name → its value, in physical units."""
     if not request.targets:
         return {}
-    values, _ = draw_request(data, request, KeyedRandomness(request.seed, [index]))
+    _, values = _draw_values(data, request, KeyedRandomness(request.seed, [index]))
     named = zip(data.properties, values[0].tolist(), strict=True)
     return {f"asked_{p.name}": round(value, 6) for p, value in named if not math.isnan(value)}
 

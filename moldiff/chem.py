@@ -178,6 +178,17 @@ def _token(where: str, atom: Chem.Atom, index: dict[tuple[str, int], int]) -> in
     return index[key]
 
 
+def without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
+    """The heavy atoms with Kekulé bonds and no mention of hydrogens, as a model without them is trained."""
+    bare = Chem.Mol(mol)
+    Chem.Kekulize(bare, clearAromaticFlags=True)
+    bare = Chem.RemoveAllHs(bare, sanitize=False)
+    for atom in bare.GetAtoms():
+        atom.SetNoImplicit(True)
+        atom.SetNumExplicitHs(0)
+    return bare
+
+
 def with_hydrogens(mol: Chem.Mol) -> Chem.Mol:
     """A copy with the hydrogens that the valences of its heavy atoms imply, behind them, as a model without them means it.
 

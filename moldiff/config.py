@@ -125,22 +125,26 @@ def _build(cls, values: dict[str, Any], path: str):
     return cls(**arguments)
 
 
+# networks of 1.2 and 4 M parameters
+TINY = {
+    "kind": "transformer",
+    "options": dict(width=128, layers=6, vectors=16, pair_width=32, heads=8, radial=16),
+}
+SMALL = {
+    "kind": "transformer",
+    "options": dict(width=192, layers=9, vectors=24, pair_width=64, heads=12, radial=32, pair_every=2),
+}
+
 # Each preset with what it should give; figures come from the README's results table.
 PRESETS: dict[str, dict[str, Any]] = {
     # 1.2 M parameters; the default of the package, trained on two CPU cores in under two hours
     "qm9-tiny": {
-        "network": {
-            "kind": "transformer",
-            "options": dict(width=128, layers=6, vectors=16, pair_width=32, heads=8, radial=16),
-        },
+        "network": TINY,
         "train": dict(steps=20_000, batch=128, lr=2e-3),
     },
     # 4 M parameters; for one GPU in ten-minute pieces, or a day on two cores
     "qm9-small": {
-        "network": {
-            "kind": "transformer",
-            "options": dict(width=192, layers=9, vectors=24, pair_width=64, heads=12, radial=32, pair_every=2),
-        },
+        "network": SMALL,
         "train": dict(steps=60_000, batch=512, lr=1.5e-3, warmup=1000),
     },
     # 17 M parameters; for one GPU
@@ -153,18 +157,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     # the network of qm9-tiny for lead-like molecules of up to 27 heavy atoms, hydrogens left out
     "leads-tiny": {
-        "network": {
-            "kind": "transformer",
-            "options": dict(width=128, layers=6, vectors=16, pair_width=32, heads=8, radial=16),
-        },
+        "network": TINY,
         "train": dict(steps=20_000, batch=128, lr=2e-3),
     },
     # and that of qm9-small
     "leads-small": {
-        "network": {
-            "kind": "transformer",
-            "options": dict(width=192, layers=9, vectors=24, pair_width=64, heads=12, radial=32, pair_every=2),
-        },
+        "network": SMALL,
         "train": dict(steps=60_000, batch=256, lr=1.5e-3, warmup=1000),
     },
     # EDM's network (9 layers of 256) on this process: the baseline of the benchmark

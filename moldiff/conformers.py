@@ -62,7 +62,7 @@ class Graph:
         heavy = Chem.RemoveAllHs(mol) if implicit else None
         mol = Chem.AddHs(heavy or mol)
         mol.RemoveAllConformers()
-        shown = _without_hydrogens(mol) if implicit else Chem.Mol(mol)
+        shown = chem.without_hydrogens(mol) if implicit else Chem.Mol(mol)
         problem = size_problem(data, mol.GetNumHeavyAtoms(), shown.GetNumAtoms())
         if problem:
             raise Unusable("size", problem)
@@ -212,14 +212,3 @@ def _advance(generator: Generator, unfinished: list[Ensemble], request: Request,
             request.seed, attempt, title=ensemble.source.id, molecule=number, conformer=count,
             strain=chem.strain(verdict.mol),
         ))  # fmt: skip
-
-
-def _without_hydrogens(mol: Mol) -> Mol:
-    """The heavy atoms with Kekulé bonds and no mention of hydrogens, as a model without them is trained."""
-    bare = Chem.Mol(mol)
-    Chem.Kekulize(bare, clearAromaticFlags=True)
-    bare = Chem.RemoveAllHs(bare, sanitize=False)
-    for atom in bare.GetAtoms():
-        atom.SetNoImplicit(True)
-        atom.SetNumExplicitHs(0)
-    return bare

@@ -18,7 +18,6 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
-import torch
 import typer
 from rdkit.Chem import Mol
 from rich.console import Console
@@ -26,14 +25,13 @@ from rich.progress import track
 from rich.table import Table
 
 from moldiff import chem
-from moldiff.attempts import Batches, Request, choose_sampler
+from moldiff.attempts import Request, choose_sampler, sample_sizes
 from moldiff.conditions import find_property, properties_by_size
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.errors import RequestError
 from moldiff.generation import Generator, load
 from moldiff.metrics.dft import DFT_UNITS, dft_properties
 from moldiff.metrics.druglike import DRUGLIKE_COLUMNS, druglike_facts
-from moldiff.molecule import Molecules
 from moldiff.samplers import KeyedRandomness
 from moldiff.terminal import one_line_errors
 
@@ -114,14 +112,9 @@ class Study:
     def generate(self, asked: np.ndarray | None, weight: float) -> list[Mol]:
         model = self.generator.model
         request = Request(len(self.sizes), self.seed, self.sampler, guidance=weight or 1.0)
-        parts: dict[int, Molecules] = {}
-        for atoms in np.unique(self.sizes).tolist():
-            rows = np.flatnonzero(self.sizes == atoms)
-            batches = Batches(model, request, None if asked is None else asked[rows], lambda work: None)
-            with torch.inference_mode():
-                sampled = batches.sample(KeyedRandomness(self.seed, rows.tolist()), atoms, 64)
-            parts |= dict(zip(rows.tolist(), sampled.split(), strict=True))
-        mols = chem.to_rdkit(Molecules.collate([parts[k] for k in range(len(parts))]), model.data.vocabulary)
+        random = KeyedRandomness(self.seed, range(len(self.sizes)))
+        molecules = sample_sizes(model, request, random, self.sizes, asked)
+        mols = chem.to_rdkit(molecules, model.data.vocabulary)
         return [chem.with_hydrogens(mol) for mol in mols] if model.data.hydrogens == "implicit" else mols
 
 

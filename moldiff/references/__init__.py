@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load, save
 
+from moldiff.datasets.published import PUBLISHED
 from moldiff.errors import MoldiffError
 from moldiff.metrics.chemnet import WIDTH, Moments
 from moldiff.metrics.core import Reference
@@ -25,7 +26,7 @@ from moldiff.metrics.profiles import PROPERTIES, Profile
 FOLDER = Path(__file__).parent
 NAMES = ("qm9", "moses")
 COUNTS = ("fragments", "scaffolds", "ring_systems")
-MOSES_FILES = {"train": "moses/dataset/data/train.csv.gz", "test": "moses/dataset/data/test.csv.gz",
+MOSES_FILES = {"train": PUBLISHED["moses"].member, "test": "moses/dataset/data/test.csv.gz",
                "test_scaffolds": "moses/dataset/data/test_scaffolds.csv.gz"}  # fmt: skip
 
 

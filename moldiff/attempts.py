@@ -98,7 +98,7 @@ def choose_sampler(quality: str | None, steps: int | None) -> Sampler:
 
 
 class SizeDraw:
-    """Atom counts from the training histogram, given a range of heavy atoms, what is known, and property values."""
+    """Sizes from the training histogram, given a range of heavy atoms, what is known, and property values."""
 
     def __init__(self, data: DataInfo, heavy: tuple[int, int] | None, known: Known | None = None):
         self.data = data
@@ -118,16 +118,15 @@ class SizeDraw:
                 raise RequestError(f"{asked}: no training molecule has that many heavy atoms; widen the range")
         if known is not None:
             histogram = self._with_known(histogram, known)
-        self.atoms, self.counts = histogram[:, 1], histogram[:, 2]
+        self.sizes, self.counts = histogram[:, :2], histogram[:, 2]
         if known is not None and known.grows and "H" in data.vocabulary:
             self.counts = self.counts * self._odds(histogram, known)
 
     def _with_known(self, histogram: np.ndarray, known: Known) -> np.ndarray:
         """The rows that have room for what is known, or just its size if nothing is added."""
-        is_heavy = np.array([parse_token(name)[0] != "H" for name in self.data.vocabulary])
-        heavy, atoms = int(is_heavy[known.molecule.atom[0].numpy()].sum()), len(known)
+        heavy, atoms = int(np.array(self.data.heavy)[known.molecule.atom[0].numpy()].sum()), len(known)
         if not known.grows:
-            return np.array([[heavy, atoms, 1]])
+            return np.array([[0, atoms, 1]])  # of a molecule like it any atom may become a hydrogen
         room = (histogram[:, 0] > heavy) & (histogram[:, 1] - histogram[:, 0] >= atoms - heavy)
         if not room.any():
             most = int(histogram[:, 0].max())
@@ -144,24 +143,26 @@ class SizeDraw:
         valence = mean_valence(elements, self.data.atom_marginal)
         return size_odds(known, heavy, sizes, np.array(self.data.size_histogram), valence)
 
-    def __call__(self, uniform: np.ndarray, values: np.ndarray | None = None) -> np.ndarray:
-        """One atom count for each uniform number; ``values`` (molecules, properties), NaN where none is asked for."""
+    def __call__(
+        self, uniform: Float[np.ndarray, " b"], values: Float[np.ndarray, "b properties"] | None = None
+    ) -> Integer[np.ndarray, "b 2"]:
+        """(heavy atoms, atoms) for each uniform number; ``values``: NaN where none is asked for."""
         weights = np.broadcast_to(self.counts.astype(float), (len(uniform), len(self.counts)))
-        if values is not None and len(np.unique(self.atoms)) > 1:
+        if values is not None and len(self.sizes) > 1:
             weights = weights * self._likelihood(values)
         cdf = weights.cumsum(1) / weights.sum(1, keepdims=True)
-        return self.atoms[(cdf <= uniform[:, None]).sum(1).clip(max=len(self.atoms) - 1)]
+        return self.sizes[(cdf <= uniform[:, None]).sum(1).clip(max=len(self.sizes) - 1)]
 
     def _likelihood(self, values: np.ndarray) -> np.ndarray:
-        """p(values | atoms) for every row of the histogram, up to a factor: normal, by the training data of each size.
+        """p(values | size) for every row of the histogram, up to a factor: normal, by the training data of each size.
 
         So a large polarisability gives large molecules. Sizes without statistics are possible where no others are.
         """
-        of_size = {atoms: (np.array(mean), np.array(std)) for atoms, mean, std in self.data.property_by_size}
-        log = np.full((len(values), len(self.atoms)), -1e6)
-        for column, atoms in enumerate(self.atoms.tolist()):
-            if atoms in of_size:
-                mean, std = of_size[atoms]
+        of_size = {tuple(size): (np.array(mean), np.array(std)) for *size, mean, std in self.data.property_by_size}
+        log = np.full((len(values), len(self.sizes)), -1e6)
+        for column, size in enumerate(map(tuple, self.sizes.tolist())):
+            if size in of_size:
+                mean, std = of_size[size]
                 log[:, column] = np.nansum(-0.5 * ((values - mean) / std) ** 2 - np.log(std) * ~np.isnan(values), 1)
         return np.exp(log - log.max(1, keepdims=True))
 
@@ -177,16 +178,17 @@ def sample_attempts(
 
 
 def sample_sizes(
-    model: Model, request: Request, random: KeyedRandomness, sizes: Integer[np.ndarray, " b"],
+    model: Model, request: Request, random: KeyedRandomness, sizes: Integer[np.ndarray, "b 2"],
     values: Float[np.ndarray, "b properties"] | None, batch_size: int | None = None, tick: Tick = lambda work: None,
 ) -> Molecules:  # fmt: skip
-    """Raw molecules of these atom counts and property values, in their order, padded to the largest, on the CPU."""
+    """Raw molecules of these sizes (heavy atoms or 0, atoms) and property values, in their order, on the CPU."""
     batch = batch_size or BATCH[model.device.type]
     parts: dict[int, Molecules] = {}
     with one_thread(), torch.inference_mode():
-        for atoms in np.unique(sizes).tolist():
-            positions = np.flatnonzero(sizes == atoms).tolist()
-            batches = Batches(model, request, None if values is None else values[positions], tick)
+        for atoms in np.unique(sizes[:, 1]).tolist():
+            positions = np.flatnonzero(sizes[:, 1] == atoms).tolist()
+            asked = None if values is None else values[positions]
+            batches = Batches(model, request, sizes[positions, 0], asked, tick)
             sampled = batches.sample(random.select(positions), atoms, batch)
             parts |= dict(zip(positions, sampled.to("cpu").split(), strict=True))
         return Molecules.collate([parts[k] for k in range(len(sizes))])
@@ -194,8 +196,8 @@ def sample_sizes(
 
 def draw_request(
     data: DataInfo, request: Request, random: KeyedRandomness
-) -> tuple[Float[np.ndarray, "b properties"] | None, Integer[np.ndarray, " b"]]:
-    """Property values in physical units (NaN: not asked for; None: none is) and the atom count of every attempt."""
+) -> tuple[Float[np.ndarray, "b properties"] | None, Integer[np.ndarray, "b 2"]]:
+    """Property values in physical units (NaN: not asked for; None: none is) and the size of every attempt."""
     uniform, values = _draw_values(data, request, random)
     return values, SizeDraw(data, request.heavy_atoms, request.known)(uniform, values)
 
@@ -235,6 +237,7 @@ class Batches:
 
     model: Model
     request: Request
+    heavy: Integer[np.ndarray, " b"]  # 0: unknown
     values: Float[np.ndarray, "b properties"] | None  # physical
     tick: Tick
 
@@ -246,7 +249,7 @@ class Batches:
             chosen = random.select(rows).of_size(atoms)
             before = [stream.bit_generator.state for stream in chosen.streams]
             try:
-                done.append(self.one(chosen, None if self.values is None else self.values[rows]))
+                done.append(self.one(chosen, rows))
                 start += len(rows)
             except (MemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
@@ -259,7 +262,7 @@ class Batches:
                     stream.bit_generator.state = state
         return Molecules.collate(done)
 
-    def one(self, random: KeyedRandomness, values: np.ndarray | None) -> Molecules:
+    def one(self, random: KeyedRandomness, rows: range) -> Molecules:
         count, atoms = len(random.streams), random.atoms
         padding = rows_to_fill(count, atoms)
         total, device, r = count + padding, self.model.device, self.request
@@ -268,10 +271,8 @@ class Batches:
             free = NoiseLevel.free(template, torch.ones(total, device=device))
         else:
             template, free = r.known.template(total, atoms, device)
-        conditions = None
-        if values is not None:
-            repeated = torch.from_numpy(values[np.arange(total).clip(max=count - 1)])
-            conditions = Conditions.from_physical(repeated.float(), self.model.data.properties).to(device)
+        repeated = np.array(rows)[np.arange(total).clip(max=count - 1)]
+        conditions = self.conditions(repeated).to(device)
 
         def denoise(state, level, given, previous):
             self.tick(count / r.evaluations)
@@ -281,6 +282,12 @@ class Batches:
         padded = random.padded(padding).of_size(atoms)
         molecules, _ = sample(denoiser, self.model.process, template, free, r.sampler, padded)
         return molecules.select(slice(count))
+
+    def conditions(self, rows: Integer[np.ndarray, " b"]) -> Conditions:
+        properties = self.model.data.properties
+        unknown = np.full((len(rows), len(properties)), np.nan)
+        values = torch.from_numpy(unknown if self.values is None else self.values[rows]).float()
+        return Conditions.from_physical(values, properties, torch.from_numpy(self.heavy[rows]))
 
 
 def rows_to_fill(count: int, atoms: int) -> int:

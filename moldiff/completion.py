@@ -5,6 +5,7 @@ does not depend on what else is asked for.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from moldiff.attempts import BATCH, Tick, one_thread, rows_to_fill
 from moldiff.chem import parse_token
+from moldiff.conditions import Conditions
 from moldiff.guidance import AllowedAtoms, guided
 from moldiff.model import DataInfo, Model
 from moldiff.molecule import Molecules, Prediction
@@ -88,9 +90,12 @@ def _one_size(
     template = template.select([*range(count), *[0] * padding]).to(model.device)
     restriction = [AllowedAtoms(same_element(model.data.vocabulary, template.atom))] if "atom" in free else []
 
+    conditions = Conditions.none(len(template), len(model.data.properties), model.device)
+    conditions = replace(conditions, heavy=model.heavy_atoms(template))
+
     def denoise(state: Molecules, level: NoiseLevel, previous: Prediction | None) -> Prediction:
         tick(count / sampler.evaluations)
-        return model.denoise(state, level, None, previous)
+        return model.denoise(state, level, conditions, previous)
 
     levels, numbers = free_levels(template, free), random.padded(padding).of_size(atoms)
     made, _ = sample(guided(denoise, restriction), model.process, template, levels, sampler, numbers)

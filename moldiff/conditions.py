@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -75,19 +75,20 @@ def check_targets(targets: Sequence[Target], properties: Sequence["Property"]) -
 
 
 def properties_by_size(
-    values: Float[np.ndarray, "molecules properties"], n_atoms: Integer[np.ndarray, " molecules"]
-) -> list[tuple[int, list[float], list[float]]]:
-    """Mean and standard deviation of each property for every atom count that has enough known values of all of them.
+    values: Float[np.ndarray, "molecules properties"], sizes: Integer[np.ndarray, "molecules 2"]
+) -> list[tuple[int, int, list[float], list[float]]]:
+    """Mean and standard deviation of each property for every size that has enough known values of all of them.
 
+    A size is (heavy atoms, atoms); a row is (heavy atoms, atoms, means, deviations).
     Deviations are no smaller than a tenth of those of all molecules.
     """
     rows = []
     floor = 0.1 * np.nanstd(values, 0) if values.size else np.zeros(values.shape[1])
-    for atoms in np.unique(n_atoms).tolist():
-        of_size = values[n_atoms == atoms].astype(float)
+    for heavy, atoms in np.unique(sizes, axis=0).tolist():
+        of_size = values[(sizes == [heavy, atoms]).all(1)].astype(float)
         if values.shape[1] and (~np.isnan(of_size)).sum(0).min() >= ENOUGH:
             std = np.maximum(np.nanstd(of_size, 0), floor)
-            rows.append((atoms, np.nanmean(of_size, 0).tolist(), std.tolist()))
+            rows.append((heavy, atoms, np.nanmean(of_size, 0).tolist(), std.tolist()))
     return rows
 
 
@@ -114,35 +115,48 @@ def draw_values(
 
 @dataclass(frozen=True)
 class Conditions:
-    """Standardised property values per molecule; a value counts only where ``given``."""
+    """What a network is told of each molecule: standardised property values, which count only where ``given``, and how
+    many atoms are no hydrogens (0: unknown), without which it may make too many or too few of them."""
 
     value: Float[Tensor, "b properties"]
     given: Bool[Tensor, "b properties"]
+    heavy: Integer[Tensor, " b"]
 
     @classmethod
     def none(cls, b: int, properties: int, device: torch.device | str = "cpu") -> "Conditions":
         value = torch.zeros(b, properties, device=device)
-        return cls(value, torch.zeros_like(value, dtype=torch.bool))
+        return cls(value, torch.zeros_like(value, dtype=torch.bool), torch.zeros(b, dtype=torch.long, device=device))
 
     @classmethod
-    def from_physical(cls, values: Float[Tensor, "b properties"], properties: tuple[Property, ...]) -> "Conditions":
+    def from_physical(
+        cls, values: Float[Tensor, "b properties"], properties: tuple[Property, ...],
+        heavy: Integer[Tensor, " b"] | None = None,
+    ) -> "Conditions":  # fmt: skip
         """NaN means not given."""
         mean = values.new_tensor([p.mean for p in properties])
         std = values.new_tensor([p.std for p in properties])
         given = ~values.isnan()
-        return cls(torch.where(given, (values - mean) / std, 0.0), given)
+        if heavy is None:
+            heavy = torch.zeros(len(values), dtype=torch.long, device=values.device)
+        return cls(torch.where(given, (values - mean) / std, 0.0), given, heavy)
 
-    def dropped(self, uniform: Float[Tensor, "b columns"], drop_all: float, drop_each: float) -> "Conditions":
+    def without_properties(self) -> "Conditions":
+        return replace(self, value=torch.zeros_like(self.value), given=torch.zeros_like(self.given))
+
+    def dropped(
+        self, uniform: Float[Tensor, "b columns"], drop_all: float, drop_each: float, drop_heavy: float
+    ) -> "Conditions":
         """Training-time dropping for classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598).
 
-        ``uniform``: (b, properties + 1) numbers in (0, 1).
+        ``uniform``: (b, properties + 2) numbers in (0, 1).
         """
-        keep = (uniform[:, :1] >= drop_all) & (uniform[:, 1:] >= drop_each)
+        keep = (uniform[:, :1] >= drop_all) & (uniform[:, 2:] >= drop_each)
         given = self.given & keep
-        return type(self)(torch.where(given, self.value, 0.0), given)
+        heavy = torch.where(uniform[:, 1] >= drop_heavy, self.heavy, 0)
+        return type(self)(torch.where(given, self.value, 0.0), given, heavy)
 
     def select(self, index: Tensor | slice) -> "Conditions":
-        return type(self)(self.value[index], self.given[index])
+        return type(self)(self.value[index], self.given[index], self.heavy[index])
 
     def to(self, device: torch.device | str) -> "Conditions":
-        return type(self)(self.value.to(device), self.given.to(device))
+        return type(self)(self.value.to(device), self.given.to(device), self.heavy.to(device))

@@ -47,6 +47,7 @@ class TrainConfig:
     bond_weight: float = 0.5
     drop_all: float = 0.5  # chance that a sample sees no property
     drop_each: float = 0.5
+    drop_heavy: float = 0.1  # chance that a sample does not see how many of its atoms are heavy
     self_condition: float = 0.5  # share of each batch that sees its own first estimate
     seed: int = 0
     patience: int = 0  # checks without a better held-out loss after which training ends; 0: no checks

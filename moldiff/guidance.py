@@ -15,7 +15,7 @@ from moldiff.molecule import Molecules, Prediction
 from moldiff.samplers import Denoiser
 from moldiff.schedules import NoiseLevel
 
-ConditionalDenoiser = Callable[[Molecules, NoiseLevel, Conditions | None, Prediction | None], Prediction]
+ConditionalDenoiser = Callable[[Molecules, NoiseLevel, Conditions, Prediction | None], Prediction]
 
 
 @runtime_checkable
@@ -43,18 +43,19 @@ def guided(denoiser: Denoiser, guides: Sequence[Guide]) -> Denoiser:
     return estimate
 
 
-def classifier_free(denoise: ConditionalDenoiser, conditions: Conditions | None, weight: float) -> Denoiser:
+def classifier_free(denoise: ConditionalDenoiser, conditions: Conditions, weight: float) -> Denoiser:
     """Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598) of positions and of log-probabilities.
 
-    ``weight`` 1 is the model given its conditions; above 1 the estimate is pushed on, away from the one without them,
-    at the price of a second evaluation (:func:`evaluations`).
+    ``weight`` 1 is the model given its conditions; above 1 the estimate is pushed on, away from the one without the
+    properties, at the price of a second evaluation (:func:`evaluations`).
     """
+    twice = evaluations(bool(conditions.given.any()), weight) == 2
 
     def estimate(noisy: Molecules, level: NoiseLevel, previous: Prediction | None) -> Prediction:
         given = denoise(noisy, level, conditions, previous)
-        if evaluations(conditions is not None, weight) == 1:
+        if not twice:
             return given
-        without = denoise(noisy, level, None, previous)
+        without = denoise(noisy, level, conditions.without_properties(), previous)
         return Prediction(
             pos=torch.lerp(without.pos, given.pos, weight),
             atom_logits=torch.lerp(without.atom_logits.log_softmax(-1), given.atom_logits.log_softmax(-1), weight),

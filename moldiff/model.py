@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Integer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from moldiff.processes import Categorical, Gaussian
 from moldiff.schedules import NoiseLevel, training_sigmas
 from moldiff.tasks import task_levels
 
-FORMAT = 1
+FORMAT = 2
 HISTORY = ("samples", "steps", "cpu_seconds", "started_from")  # keys of Model.info: how the weights were trained
 KNOWN_LOGIT = 30.0  # log-odds given to a token that is fixed
 
@@ -47,7 +47,13 @@ class DataInfo:
     properties: tuple[Property, ...]
     source: str
     sha256: str  # of the training split
-    property_by_size: tuple[tuple[int, tuple[float, ...], tuple[float, ...]], ...] = ()  # atoms, means, deviations
+    # (heavy atoms, atoms, means, deviations), where the size is frequent enough
+    property_by_size: tuple[tuple[int, int, tuple[float, ...], tuple[float, ...]], ...] = ()
+
+    @property
+    def heavy(self) -> tuple[bool, ...]:
+        """False for the tokens of hydrogen."""
+        return tuple(name.rstrip("+-") != "H" for name in self.vocabulary)
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "DataInfo":
@@ -65,7 +71,7 @@ class DataInfo:
             "bond_marginal": tuple(values["bond_marginal"]),
             "size_histogram": tuple(tuple(row) for row in values["size_histogram"]),
             "properties": tuple(Property(**p) for p in values["properties"]),
-            "property_by_size": tuple((n, tuple(m), tuple(s)) for n, m, s in values.get("property_by_size", ())),
+            "property_by_size": tuple((h, n, tuple(m), tuple(s)) for h, n, m, s in values.get("property_by_size", ())),
         })  # fmt: skip
 
 
@@ -146,7 +152,7 @@ class Model(nn.Module):
             flags=known.to(dtype),
             bond_flag=((level.bond == 0) & noisy.pair_mask).to(dtype),
             condition=condition_features(
-                level.sigma.to(dtype), noisy.size, conditions.value.to(dtype), conditions.given, on
+                level.sigma.to(dtype), noisy.size, conditions.value.to(dtype), conditions.given, conditions.heavy, on
             ),
             previous=on,
             previous_pos=seen_pos,
@@ -186,7 +192,9 @@ class Model(nn.Module):
         ]  # else the self-conditioned half has low σ
         level = task_levels(clean, sigma, generator)
         clean = clean.centre(level.fixed_pos)
-        conditions = conditions.dropped(uniform(b, len(self.data.properties) + 1), t.drop_all, t.drop_each)
+        conditions = dataclasses.replace(conditions, heavy=self.heavy_atoms(clean))
+        numbers = uniform(b, len(self.data.properties) + 2)
+        conditions = conditions.dropped(numbers, t.drop_all, t.drop_each, t.drop_heavy)
         normal = torch.randn(b, n, 3, generator=generator, device=generator.device).to(device)
         noisy = clean.replace(
             pos=self.process["pos"].noise(clean.pos, level, normal, clean.mask),
@@ -214,6 +222,11 @@ class Model(nn.Module):
             )
         )
         return padded, torch.arange(len(noisy), device=noisy.device) < count
+
+    def heavy_atoms(self, molecules: Molecules) -> Integer[Tensor, " b"]:
+        """How many atoms of each molecule are no hydrogens."""
+        heavy = torch.tensor(self.data.heavy, device=molecules.device)
+        return (heavy[molecules.atom.long()] & molecules.mask).sum(1)
 
     def save(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
         """Write one safetensors file holding weights and, as JSON metadata, everything needed to use them."""

@@ -14,6 +14,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from moldiff.conditions import properties_by_size
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.doctor import GOLDEN, golden_sample
@@ -44,8 +46,8 @@ def with_statistics(data: DataInfo, directory: Path) -> DataInfo:
     if read_meta(directory)["sha256"]["train"] != data.sha256:
         raise SystemExit(f"{directory}: not the set that the weights were trained on")
     train = read_split(directory, "train")
-    rows = properties_by_size(train.properties, train.n_atoms)
-    return replace(data, property_by_size=tuple((n, tuple(mean), tuple(std)) for n, mean, std in rows))
+    rows = properties_by_size(train.properties, train.sizes(np.array(data.heavy)))
+    return replace(data, property_by_size=tuple((h, n, tuple(mean), tuple(std)) for h, n, mean, std in rows))
 
 
 def main() -> None:

@@ -32,18 +32,21 @@ def test_no_properties():
 
 
 def test_dropping():
-    conditions = Conditions(torch.ones(4, 2), torch.tensor([[True, True]] * 3 + [[True, False]]))
-    uniform = torch.tensor([[0.4, 0.9, 0.9], [0.6, 0.1, 0.9], [0.6, 0.9, 0.9], [0.6, 0.9, 0.9]])
-    dropped = conditions.dropped(uniform, drop_all=0.5, drop_each=0.2)
+    conditions = Conditions(torch.ones(4, 2), torch.tensor([[True, True]] * 3 + [[True, False]]), torch.arange(1, 5))
+    uniform = torch.tensor([[0.4, 0.3, 0.9, 0.9], [0.6, 0.1, 0.1, 0.9], [0.6, 0.3, 0.9, 0.9], [0.6, 0.1, 0.9, 0.9]])
+    dropped = conditions.dropped(uniform, drop_all=0.5, drop_each=0.2, drop_heavy=0.2)
+    assert dropped.heavy.tolist() == [1, 0, 3, 0]
     assert dropped.given.tolist() == [[False, False], [False, True], [True, True], [True, False]]
     assert torch.equal(dropped.value, dropped.given.float())
-    untouched = conditions.dropped(torch.rand(4, 3), drop_all=0.0, drop_each=0.0)
-    assert torch.equal(untouched.given, conditions.given)
-    assert not conditions.dropped(torch.rand(4, 3), drop_all=1.0, drop_each=0.0).given.any()
+    untouched = conditions.dropped(torch.rand(4, 4), drop_all=0.0, drop_each=0.0, drop_heavy=0.0)
+    assert torch.equal(untouched.given, conditions.given) and torch.equal(untouched.heavy, conditions.heavy)
+    assert not conditions.dropped(torch.rand(4, 4), drop_all=1.0, drop_each=0.0, drop_heavy=0.0).given.any()
 
 
 def test_select():
-    conditions = Conditions(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[True], [False], [True]]))
+    conditions = Conditions(
+        torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[True], [False], [True]]), torch.arange(3)
+    )
     chosen = conditions.select(torch.tensor([2, 0])).to("cpu")
     assert chosen.value.flatten().tolist() == [3.0, 1.0]
     assert chosen.given.all()
@@ -102,8 +105,8 @@ def test_statistics_by_size():
     n_atoms = np.repeat([5, 6, 7], [40, 40, 19])
     values = np.stack([n_atoms + rng.normal(size=99), np.repeat([1.0, 2.0, 9.0], [40, 40, 19])], 1)
     values[:10, 0] = np.nan
-    rows = properties_by_size(values, n_atoms)
-    assert [row[0] for row in rows] == [5, 6]
-    assert rows[0][1] == pytest.approx([np.nanmean(values[:40, 0]), 1.0])
-    assert rows[1][2][1] == pytest.approx(0.1 * values[:, 1].std())
-    assert properties_by_size(np.zeros((99, 0)), n_atoms) == []
+    rows = properties_by_size(values, np.stack([n_atoms - 2, n_atoms], 1))
+    assert [row[:2] for row in rows] == [(3, 5), (4, 6)]
+    assert rows[0][2] == pytest.approx([np.nanmean(values[:40, 0]), 1.0])
+    assert rows[1][3][1] == pytest.approx(0.1 * values[:, 1].std())
+    assert properties_by_size(np.zeros((99, 0)), np.stack([n_atoms, n_atoms], 1)) == []

@@ -9,17 +9,18 @@ from moldiff.molecule import BOND_CLASSES, Molecules, Prediction
 from moldiff.schedules import NoiseLevel
 
 TOKENS = 5
+ASKED = Conditions(torch.ones(4, 2), torch.ones(4, 2, dtype=torch.bool), torch.tensor([3, 4, 5, 6]))
 
 
 class Model:
-    """Answers with its call's number: first call 1 with conditions, 0 without."""
+    """Answers with 1 where a property is given, with 0 where none is."""
 
     def __init__(self):
         self.calls = []
 
     def __call__(self, state, level, conditions, previous) -> Prediction:
         self.calls.append((conditions, previous))
-        value = float(conditions is not None)
+        value = float(conditions is not None and conditions.given.any())
         b, n = state.mask.shape
         atom = torch.zeros(b, n, TOKENS)
         atom[..., 0] = value
@@ -33,25 +34,26 @@ def state(exact) -> tuple[Molecules, NoiseLevel]:
 
 @pytest.mark.parametrize("weight", [0.5, 2.0, 5.0])
 def test_classifier_free_guidance_extrapolates_positions_and_log_probabilities(state, weight):
-    model, asked = Model(), Conditions.none(4, 2)
-    x0 = classifier_free(model, asked, weight)(*state, None)
-    assert [given is not None for given, _ in model.calls] == [True, False]
+    model = Model()
+    x0 = classifier_free(model, ASKED, weight)(*state, None)
+    assert [bool(conditions.given.any()) for conditions, _ in model.calls] == [True, False]
+    assert all(torch.equal(conditions.heavy, ASKED.heavy) for conditions, _ in model.calls)
     assert torch.allclose(x0.pos, torch.full_like(x0.pos, weight))
     log_odds = (x0.atom_logits[..., 0] - x0.atom_logits[..., 1]).unique()
     assert torch.allclose(log_odds, torch.tensor(weight))  # 0 without, 1 with
 
 
-@pytest.mark.parametrize(("conditions", "weight"), [(None, 2.0), (Conditions.none(4, 2), 1.0)])
+@pytest.mark.parametrize(("conditions", "weight"), [(Conditions.none(4, 2), 2.0), (ASKED, 1.0)])
 def test_no_second_evaluation_where_none_is_needed(state, conditions, weight):
     model = Model()
     classifier_free(model, conditions, weight)(*state, None)
     assert [given for given, _ in model.calls] == [conditions]
-    assert evaluations(conditions is not None, weight) == 1
+    assert evaluations(conditions is ASKED, weight) == 1
 
 
 def test_both_evaluations_see_the_guided_estimate_before(state):
     model, before = Model(), Prediction(torch.ones(4, 7, 3), torch.ones(4, 7, TOKENS), torch.ones(4, 7, 7, 4))
-    classifier_free(model, Conditions.none(4, 2), 3.0)(*state, before)
+    classifier_free(model, ASKED, 3.0)(*state, before)
     assert [previous for _, previous in model.calls] == [before, before]
     assert evaluations(True, 3.0) == 2
 
@@ -80,6 +82,6 @@ def test_guides_act_in_order_and_leave_known_positions_alone(state):
 def test_atoms_become_only_what_is_allowed(state):
     allowed = torch.zeros(4, 7, TOKENS, dtype=torch.bool)
     allowed[..., 3] = True
-    x0 = AllowedAtoms(allowed)(Model()(*state, Conditions.none(4, 2), None), *state)
+    x0 = AllowedAtoms(allowed)(Model()(*state, ASKED, None), *state)
     assert (x0.atom_logits.argmax(-1) == 3).all()
     assert torch.isfinite(x0.atom_logits.log_softmax(-1)).all()

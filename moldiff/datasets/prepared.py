@@ -107,6 +107,12 @@ class Split:
         molecule = np.repeat(np.arange(len(self)), self.n_atoms)
         return np.bincount(molecule, np.isin(self.atom, tokens), len(self)) > 0
 
+    def sizes(self, heavy: np.ndarray) -> np.ndarray:
+        """(M, 2) int: heavy atoms and atoms of each molecule; ``heavy``: (tokens,) bool, False for hydrogen."""
+        molecule = np.repeat(np.arange(len(self)), self.n_atoms)
+        n_heavy = np.bincount(molecule, heavy[self.atom], len(self)).astype(int)
+        return np.stack([n_heavy, self.n_atoms], 1)
+
     def buckets(self) -> dict[int, tuple[Molecules, torch.Tensor]]:
         """Exact-size batches: {n: (all molecules of n atoms, their rows in this split)}; tokens stay uint8."""
         atom_start = np.concatenate([[0], np.cumsum(self.n_atoms, dtype=np.int64)])
@@ -155,9 +161,7 @@ def statistics(splits: Iterable[Split], n_tokens: int, heavy: np.ndarray) -> dic
         found = np.bincount(split.bond_order, minlength=BOND_CLASSES)
         found[0] = (split.n_atoms.astype(np.int64) * (split.n_atoms - 1) // 2).sum() - found.sum()
         orders += found
-        molecule = np.repeat(np.arange(len(split)), split.n_atoms)
-        n_heavy = np.bincount(molecule, heavy[split.atom], len(split)).astype(int)
-        for size in zip(n_heavy.tolist(), split.n_atoms.tolist(), strict=True):
+        for size in map(tuple, split.sizes(heavy).tolist()):
             sizes[size] = sizes.get(size, 0) + 1
     return {
         "coordinate_std": float(np.sqrt(squares / (3 * tokens.sum()))),

@@ -164,12 +164,12 @@ def _numbers(library: Library, item: Item, found: Curated) -> tuple[list[float],
 def _statistics(library: Library, vocabulary: list[str], train: Members) -> dict[str, Any]:
     heavy = np.array([parse_token(name)[0] != "H" for name in vocabulary])
     values = np.concatenate([split.properties for split, _ in train])
-    n_atoms = np.concatenate([split.n_atoms for split, _ in train])
+    sizes = np.concatenate([split.sizes(heavy) for split, _ in train])
     return {
         "vocabulary": vocabulary,
         "hydrogens": library.curation.hydrogens,
         "properties": property_statistics(values, library.properties),
-        "property_by_size": properties_by_size(values, n_atoms),
+        "property_by_size": properties_by_size(values, sizes),
         **statistics((split for split, _ in train), len(vocabulary), heavy),
     }
 

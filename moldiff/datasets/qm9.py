@@ -352,13 +352,14 @@ def write_set(
         split = Split.pack([records[k] for k in members], kinds, properties, [rows[k].index for k in members])
         chunks[name] = [(split, [records[k].smiles for k in members])]
     train = chunks["train"][0][0]
+    heavy = np.array([number > 1 for number, _ in kinds])
     meta = {
         "name": "qm9",
         "vocabulary": [token_name(SYMBOLS[number], charge) for number, charge in kinds],
         "hydrogens": "explicit",
         "properties": property_statistics(train.properties, [(name, unit) for name, unit, *_ in PROPERTIES]),
-        "property_by_size": properties_by_size(train.properties, train.n_atoms),
-        **statistics([train], len(kinds), heavy=np.array([number > 1 for number, _ in kinds])),
+        "property_by_size": properties_by_size(train.properties, train.sizes(heavy)),
+        **statistics([train], len(kinds), heavy),
         **source,
         "counts": _counts(rows, records),
     }

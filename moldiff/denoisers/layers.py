@@ -43,21 +43,27 @@ class Sizes:
 
 
 def condition_width(properties: int) -> int:
-    return 32 + 5 + 9 * properties
+    return 32 + 5 + 5 + 9 * properties
 
 
 def condition_features(
     sigma: Float[Tensor, " b"], size: Integer[Tensor, " b"], value: Float[Tensor, "b p"], given: Bool[Tensor, "b p"],
-    previous: Float[Tensor, "b 1"],
+    heavy: Integer[Tensor, " b"], previous: Float[Tensor, "b 1"],
 ) -> Float[Tensor, "b condition"]:  # fmt: skip
-    """Fourier features of ln σ / 4 (Karras et al.), of the atom count, and of each property that is given."""
+    """Fourier features of ln σ / 4 (Karras et al.), of the atom count, of the count of
+    atoms that are no hydrogens (0: unknown), and of each property that is given."""
     c_noise = sigma.clamp(min=1e-3).log() / 4
     noise = fourier(c_noise[:, None], 16, 0.25, 8.0)
-    count = size.to(sigma.dtype)[:, None]
-    counts = torch.cat([count.log() - 3, count / 20 - 1, fourier(count / 20 - 1, 1, 2.0, 2.0)], 1)
+    counts = count_features(size.to(sigma.dtype)[:, None])
+    known = (heavy > 0).to(sigma.dtype)[:, None]
+    heavy_counts = torch.cat([count_features(heavy.clamp(min=1).to(sigma.dtype)[:, None]) * known, known], 1)
     on = given.to(sigma.dtype)[..., None]
     properties = torch.cat([fourier(value[..., None], 4, 0.125, 1.0) * on, on], -1).flatten(1)
-    return torch.cat([noise, counts, previous, properties], 1)
+    return torch.cat([noise, counts, previous, heavy_counts, properties], 1)
+
+
+def count_features(count: Float[Tensor, "b 1"]) -> Float[Tensor, "b 4"]:
+    return torch.cat([count.log() - 3, count / 20 - 1, fourier(count / 20 - 1, 1, 2.0, 2.0)], 1)
 
 
 def fourier(x: Float[Tensor, "... 1"], frequencies: int, low: float, high: float) -> Float[Tensor, "... features"]:

@@ -20,7 +20,8 @@ from moldiff.config import GUIDANCE
 from moldiff.errors import RequestError
 from moldiff.guidance import Guide, classifier_free, evaluations, guided
 from moldiff.known import Known, blank, size_odds
-from moldiff.model import DataInfo, Model
+from moldiff.model import Model
+from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.samplers import QUALITIES, KeyedRandomness, Sampler, sample
 from moldiff.schedules import NoiseLevel

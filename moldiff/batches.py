@@ -9,12 +9,11 @@ from torch import Tensor
 
 from moldiff.conditions import Conditions
 from moldiff.datasets.prepared import Split
-from moldiff.model import Model
+from moldiff.model_file import TrainedNetwork
 from moldiff.molecule import Molecules
 
 HELD_OUT = 512  # noisy copies that a held-out loss is the mean of; of few molecules, several copies each
 TOGETHER = 256  # copies in memory at a time
-LOSSES = ("total", "pos", "atom", "bond")
 
 
 def keyed_generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -63,27 +62,27 @@ class HeldOut:
     Losses of different weights on the same set can be compared: nothing else changes, the seed of the training included.
     """
 
-    def __init__(self, model: Model, split: Split, device: torch.device, rank: int = 0, world: int = 1):
+    def __init__(self, model: TrainedNetwork, split: Split, device: torch.device, rank: int = 0, world: int = 1):
         count = min(len(split), HELD_OUT)
         chosen = np.zeros(len(split), bool)
         chosen[torch.randperm(len(split), generator=keyed_generator(HELD_OUT))[:count].numpy()] = True
         self.batches = Batches(split.select(chosen), len(model.data.properties), device)
         self.copies = HELD_OUT // count
-        self.model = Model(model.config, model.data).to(device).requires_grad_(False).eval()
+        self.model = type(model)(model.config, model.data).to(device).requires_grad_(False).eval()
         self.rank, self.world = rank, world
 
     def losses(self, weights: dict[str, Tensor]) -> dict[str, float]:
-        """``total``, ``pos``, ``atom`` and ``bond`` of a network with these parameters, the same on all processes."""
+        """The training losses of a network with these parameters, the same on all processes."""
         self.model.network.load_state_dict(self.model.network.state_dict() | weights)
         device = self.model.device
-        sums = torch.zeros(len(LOSSES) + 1, dtype=torch.float64, device=device)
+        sums = torch.zeros(len(self.model.losses) + 1, dtype=torch.float64, device=device)
         for k, (molecules, properties) in enumerate(self.batches.repeated(self.copies)):
             if k % self.world == self.rank:
                 conditions = Conditions.from_physical(properties, self.model.data.properties)
                 found = self.model.loss(molecules, conditions, keyed_generator(HELD_OUT, k + 1, device=device))
                 sums += len(molecules) * torch.stack(
-                    [*(found[name] for name in LOSSES), torch.ones_like(found["total"])]
+                    [*(found[name] for name in self.model.losses), torch.ones_like(found["total"])]
                 )
         if self.world > 1:
             dist.all_reduce(sums)
-        return dict(zip(LOSSES, (sums[:-1] / sums[-1]).tolist(), strict=True))
+        return dict(zip(self.model.losses, (sums[:-1] / sums[-1]).tolist(), strict=True))

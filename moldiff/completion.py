@@ -16,7 +16,8 @@ from moldiff.attempts import BATCH, Tick, one_thread, rows_to_fill
 from moldiff.chem import parse_token
 from moldiff.conditions import Conditions
 from moldiff.guidance import AllowedAtoms, guided
-from moldiff.model import DataInfo, Model
+from moldiff.model import Model
+from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules, Prediction
 from moldiff.samplers import KeyedRandomness, Sampler, sample
 from moldiff.schedules import NoiseLevel

@@ -60,6 +60,7 @@ class TrainConfig:
 @dataclass(frozen=True)
 class Config:
     preset: str = "custom"
+    task: str = "generate"  # or predict: properties from elements and coordinates
     network: NetworkConfig = NetworkConfig()
     process: ProcessConfig = ProcessConfig()
     train: TrainConfig = TrainConfig()
@@ -170,6 +171,12 @@ PRESETS: dict[str, dict[str, Any]] = {
     "qm9-egnn": {
         "network": {"kind": "egnn", "options": dict(width=256, layers=9)},
         "train": dict(steps=60_000, batch=64, lr=5e-4),
+    },
+    # 1.2 M parameters, the layers of qm9-tiny: properties from elements and coordinates
+    "qm9-properties": {
+        "task": "predict",
+        "network": TINY,
+        "train": dict(steps=20_000, batch=128, lr=2e-3),
     },
     # 0.3 M parameters on e3nn, features up to degree 2: a NequIP-like network on this process
     "qm9-tensor": {

@@ -23,7 +23,7 @@ from moldiff.datasets import records
 from moldiff.datasets.curation import Curation, Unusable, read_graph
 from moldiff.errors import RequestError
 from moldiff.generation import Generator, Record
-from moldiff.model import DataInfo
+from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 
 # With the graph known an estimate is no average over many molecules, so that self-conditioning helps at all levels.

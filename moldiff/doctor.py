@@ -8,7 +8,8 @@ import torch
 from moldiff import __version__, chem
 from moldiff.attempts import Request
 from moldiff.generation import Generator, Record, load
-from moldiff.model import ModelFileError, choose_device
+from moldiff.model import choose_device
+from moldiff.model_file import ModelFileError
 from moldiff.samplers import Sampler
 from moldiff.weights import ALIASES, shipped_models
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from moldiff.config import Config
 from moldiff.datasets.prepared import Split
-from moldiff.model import DataInfo, Model
+from moldiff.model import Model
+from moldiff.model_file import DataInfo
 from moldiff.training_state import TrainingError
 
 # For hundreds to thousands of molecules on two CPU cores; measured on 240, see "Train on your own molecules" in README.md.

@@ -10,7 +10,7 @@ from rdkit.Chem.Draw import rdMolDraw2D
 from moldiff import chem
 from moldiff.errors import RequestError
 from moldiff.fragments import Plan, Wishes, plan
-from moldiff.model import DataInfo
+from moldiff.model_file import DataInfo
 from moldiff.samplers import Sampler
 
 SIZE = 600, 450  # of a picture, pixels

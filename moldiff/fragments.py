@@ -15,7 +15,7 @@ from rdkit import Chem
 from moldiff import chem
 from moldiff.errors import RequestError
 from moldiff.known import Known
-from moldiff.model import DataInfo
+from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.samplers import Sampler
 

@@ -18,7 +18,8 @@ import torch
 from moldiff import chem, fragment_checks, fragments
 from moldiff.attempts import Request, Tick, asked_values, choose_sampler, sample_attempts
 from moldiff.conditions import find_property, read_target
-from moldiff.model import HISTORY, Model, choose_device
+from moldiff.model import Model, choose_device
+from moldiff.model_file import HISTORY
 from moldiff.molecule import Molecules
 from moldiff.overlay import overlay_of
 from moldiff.samplers import Sampler

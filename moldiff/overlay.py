@@ -15,7 +15,7 @@ from moldiff.errors import RequestError
 from moldiff.guidance import Guide
 from moldiff.guides import Feature, FeatureGuide, ShapeGuide
 from moldiff.known import Known
-from moldiff.model import DataInfo
+from moldiff.model_file import DataInfo
 
 ELEMENTS = {"donor": "NO", "acceptor": "NO", "aromatic": "CNOS"}  # what an atom at a feature point may be
 MARGIN = 1  # heavy atoms by which molecules may be smaller or larger than the shape that they are to fill

@@ -17,7 +17,7 @@ from moldiff.attempts import BATCH, Request, Tick
 from moldiff.completion import BONDS, complete, element_token, size_problem
 from moldiff.datasets import records
 from moldiff.generation import Generator, Record, Reject
-from moldiff.model import DataInfo
+from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.samplers import Sampler
 

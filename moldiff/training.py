@@ -22,11 +22,13 @@ from torch import Tensor
 from moldiff.batches import Batches, HeldOut, keyed_generator
 from moldiff.checkpoints import latest_checkpoint
 from moldiff.conditions import Conditions
-from moldiff.config import Config, TrainConfig
+from moldiff.config import Config, ConfigError, TrainConfig
 from moldiff.datasets.prepared import Split, read_meta, read_split
 from moldiff.files import write_atomically
 from moldiff.finetuning import adapt, start_from, translate
-from moldiff.model import HISTORY, DataInfo, Model
+from moldiff.model import Model
+from moldiff.model_file import HISTORY, DataInfo, TrainedNetwork
+from moldiff.predictor import Predictor
 from moldiff.training_state import Best, State, TrainingError, find_checkpoint, load_checkpoint, save_checkpoint
 
 CONFIG = "config.json"
@@ -94,7 +96,7 @@ def _begun(
         raise TrainingError(f"{run}: holds a run already; continue it with --resume, or choose another directory")
     torch.manual_seed(config.train.seed)  # initial weights only
     if init_from is None:
-        return State.begin(Model(config, DataInfo.from_meta(meta)).to(device))
+        return State.begin(_untrained(config, DataInfo.from_meta(meta)).to(device))
     source = Model.load(init_from)
     model = Model(config, adapt(meta, source.data, splits, init_from, extend))
     start_from(model, source, init_from)
@@ -109,9 +111,16 @@ def _continued(run: Path, meta: dict[str, Any], config: Config, device: torch.de
     checkpoint = find_checkpoint(run, info)
     if checkpoint.header["started_from"]:
         info = DataInfo.from_dict(checkpoint.header["known"])
-    state = State.begin(Model(config, info).to(device))
+    state = State.begin(_untrained(config, info).to(device))
     load_checkpoint(state, config, checkpoint)
     return state
+
+
+def _untrained(config: Config, info: DataInfo) -> TrainedNetwork:
+    kinds = {kind.TASK: kind for kind in (Model, Predictor)}
+    if config.task not in kinds:
+        raise ConfigError(f"task = {config.task!r}: there are {', '.join(kinds)}")
+    return kinds[config.task](config, info)
 
 
 class Loop:
@@ -178,7 +187,7 @@ class Loop:
         with torch.autocast(molecules.device.type, torch.bfloat16, enabled=c.precision == "bfloat16"):
             losses = state.model.loss(molecules, conditions, generator)
         losses["total"].backward()
-        report = torch.stack([*(losses[k].detach() for k in ("total", "pos", "atom", "bond"))])
+        report = torch.stack([*(losses[k].detach() for k in state.model.losses)])
         stop, report, seen = self._share(report, len(molecules))
         if stop:
             return False
@@ -259,7 +268,7 @@ class Loop:
         row = {
             "step": self.state.step, "samples": self.state.samples, "seconds": round(self.state.seconds, 1),
             "molecules_per_s": round(seen / max(seconds, 1e-9), 1), "lr": self.config.lr * schedule(self.state.step, self.config),
-            **dict(zip(("loss", "pos", "atom", "bond", "grad_norm"), (round(m, 5) for m in means), strict=False)),
+            **dict(zip(("loss", *self.state.model.losses[1:], "grad_norm"), (round(m, 5) for m in means), strict=False)),
         }  # fmt: skip
         self.write(row)
 

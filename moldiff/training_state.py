@@ -11,7 +11,7 @@ from torch import Tensor
 from moldiff.checkpoints import latest_checkpoint, read_checkpoint, write_checkpoint
 from moldiff.config import Config, TrainConfig
 from moldiff.errors import MoldiffError
-from moldiff.model import DataInfo, Model
+from moldiff.model_file import DataInfo, TrainedNetwork
 
 COUNTERS = ("step", "samples", "seconds", "cpu_seconds", "started_from")  # of a checkpoint's header
 MAY_CHANGE_ON_RESUME = {"steps", "cooldown", "patience", "checkpoint_seconds", "compile", "lr"}
@@ -36,7 +36,7 @@ class Best:
 class State:
     """Everything that a checkpoint holds besides the configuration."""
 
-    model: Model
+    model: TrainedNetwork
     average: dict[str, Tensor]  # of the weights
     optimizers: list[torch.optim.Optimizer]
     step: int = 0
@@ -47,19 +47,19 @@ class State:
     best: Best | None = None  # only where held-out losses are taken
 
     @classmethod
-    def begin(cls, model: Model) -> "State":
+    def begin(cls, model: TrainedNetwork) -> "State":
         """A model before its first step: its average is itself, its optimisers are fresh."""
         average = {k: p.detach().clone() for k, p in model.network.named_parameters()}
         return cls(model, average, _optimizers(model, model.config.train))
 
-    def shipped(self) -> Model:
+    def shipped(self) -> TrainedNetwork:
         """The model to keep: the best average on held-out molecules, else the last one; with its history."""
         info: dict[str, Any] = {"samples": self.samples, "steps": self.step, "cpu_seconds": round(self.cpu_seconds)}
         if self.started_from:
             info["started_from"] = self.started_from
         if self.best:
             info["held_out"] = {"step": self.best.step, "loss": self.best.loss}
-        model = Model(self.model.config, self.model.data, info)
+        model = type(self.model)(self.model.config, self.model.data, info)
         weights = self.best.weights if self.best else self.average
         model.network.load_state_dict(self.model.network.state_dict() | weights)
         return model
@@ -137,7 +137,7 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _optimizers(model: Model, config: TrainConfig) -> list[torch.optim.Optimizer]:
+def _optimizers(model: TrainedNetwork, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the matrices that a network names, AdamW for everything else."""
     matrices = model.network.muon_parameters()
     chosen = {id(p) for p in matrices}

@@ -35,7 +35,8 @@ from moldiff.config import PRESETS, preset
 from moldiff.datasets.prepared import read_meta
 from moldiff.generation import WINDOW, load
 from moldiff.known import blank
-from moldiff.model import DataInfo, Model
+from moldiff.model import Model
+from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules, Prediction
 from moldiff.samplers import Sampler
 from moldiff.schedules import NoiseLevel

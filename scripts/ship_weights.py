@@ -20,7 +20,8 @@ from moldiff.conditions import properties_by_size
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.doctor import GOLDEN, golden_sample
 from moldiff.generation import Generator
-from moldiff.model import DataInfo, Model
+from moldiff.model import Model
+from moldiff.model_file import DataInfo
 
 WEIGHTS = Path(__file__).parent.parent / "moldiff" / "weights"
 KEY_FIGURES = (

@@ -20,7 +20,8 @@ import torch
 from moldiff.checkpoints import latest_checkpoint
 from moldiff.config import Config, preset
 from moldiff.datasets.prepared import read_meta, read_split
-from moldiff.model import DataInfo, Model
+from moldiff.model import Model
+from moldiff.model_file import DataInfo
 from moldiff.training import Batches, Loop, State, train
 
 

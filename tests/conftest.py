@@ -11,7 +11,8 @@ from rdkit.Chem import AllChem
 from moldiff import chem
 from moldiff.conditions import Conditions, Property
 from moldiff.config import Config, NetworkConfig
-from moldiff.model import DataInfo, Model
+from moldiff.model import Model
+from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 
 VOCABULARY = ("H", "C", "N", "O", "N+")

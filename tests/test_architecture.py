@@ -29,7 +29,8 @@ ORDER = [
         "diversity",
     },
     {"autoencoder", "references", "report"},
-    {"model"},
+    {"model_file"},
+    {"model", "predictor"},
     {
         "batches",
         "training_state",

@@ -9,7 +9,8 @@ import torch
 from moldiff.batches import HELD_OUT, Batches, HeldOut, keyed_generator
 from moldiff.config import Config, NetworkConfig, TrainConfig
 from moldiff.datasets.prepared import read_meta, read_split
-from moldiff.model import DataInfo, Model
+from moldiff.model import Model
+from moldiff.model_file import DataInfo
 
 DATA = Path(__file__).parents[1] / "data" / "qm9_sample"
 SMALL = NetworkConfig("transformer", {"width": 16, "layers": 2, "vectors": 4, "pair_width": 8, "heads": 2, "radial": 4})

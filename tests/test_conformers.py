@@ -14,7 +14,7 @@ from moldiff.conformers import Graph, conformers_request, ensembles, has_fitting
 from moldiff.datasets.curation import Unusable
 from moldiff.datasets.records import Record, records_of
 from moldiff.errors import RequestError
-from moldiff.model import DataInfo
+from moldiff.model_file import DataInfo
 
 EXPLICIT = DataInfo(
     "small", ("H", "C", "N", "N+", "O", "O-"), "explicit", 1.4, (), (), ((1, 3, 1), (6, 20, 1)), (), "", ""

@@ -18,7 +18,8 @@ from moldiff.conditions import Conditions
 from moldiff.config import Config, NetworkConfig
 from moldiff.datasets.prepared import SPLITS, read_meta, read_split, write_prepared
 from moldiff.finetuning import SETTINGS, adapt, settings_for, start_from, translate
-from moldiff.model import DataInfo, Model
+from moldiff.model import Model
+from moldiff.model_file import DataInfo
 from moldiff.molecule import Prediction
 from moldiff.schedules import NoiseLevel
 from moldiff.training import TrainingError, train

@@ -21,7 +21,7 @@ from moldiff.fragment_checks import is_kept, objection, similarity
 from moldiff.fragment_files import draw, plan_from_options, read_wishes
 from moldiff.fragments import STARTS, Plan, Wishes, start_near
 from moldiff.generation import Record, Tally, load
-from moldiff.model import DataInfo
+from moldiff.model_file import DataInfo
 from moldiff.samplers import QUALITIES, Sampler
 
 

@@ -17,7 +17,8 @@ from moldiff.conditions import Target
 from moldiff.config import Config, NetworkConfig, preset
 from moldiff.errors import RequestError
 from moldiff.generation import Generator, Record, Tally, Windows, load
-from moldiff.model import DataInfo, Model, choose_device
+from moldiff.model import Model, choose_device
+from moldiff.model_file import DataInfo
 from moldiff.samplers import Ancestral, KeyedRandomness, Sampler
 
 FAST = Sampler(steps=4)

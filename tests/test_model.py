@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from moldiff.conditions import Conditions
 from moldiff.config import Config, NetworkConfig
-from moldiff.model import DataInfo, Model, ModelFileError, symmetric
+from moldiff.model import Model, symmetric
+from moldiff.model_file import DataInfo, ModelFileError
 from moldiff.schedules import NoiseLevel
 
 SMALL = NetworkConfig("transformer", {"width": 16, "layers": 2, "vectors": 4, "pair_width": 8, "heads": 2, "radial": 4})

@@ -37,7 +37,9 @@ class TransformerConfig:
     pair_every: int = 1  # the pair stream is updated in every k-th layer
 
 
-class Transformer(nn.Module):
+class Trunk(nn.Module):
+    """Atoms, vectors and pairs of a :class:`NetworkInput`, mixed by the layers."""
+
     def __init__(self, config: TransformerConfig, sizes: Sizes):
         super().__init__()
         self.config = c = config
@@ -54,20 +56,15 @@ class Transformer(nn.Module):
         )
         self.norm = nn.LayerNorm(c.width)
         self.norm_vector = VectorNorm(c.vectors)
-        self.norm_pair = nn.LayerNorm(c.pair_width)
-        self.to_displacement = zero_linear(c.vectors, 1, bias=False)
-        self.to_atom = zero_linear(c.width, sizes.tokens)
-        self.to_bond = nn.Sequential(
-            nn.Linear(c.pair_width + r, 2 * c.pair_width), nn.SiLU(), zero_linear(2 * c.pair_width, sizes.orders)
-        )
 
     def muon_parameters(self) -> list[nn.Parameter]:
         """The matrices inside the layers: those that orthogonalised updates suit."""
         return [p for name, p in self.blocks.named_parameters() if p.ndim == 2 and "table" not in name]
 
-    def forward(
+    def features(
         self, inputs: NetworkInput
-    ) -> tuple[Float[Tensor, "b n 3"], Float[Tensor, "b n tokens"], Float[Tensor, "b n n orders"]]:
+    ) -> tuple[Float[Tensor, "b n width"], Float[Tensor, "b n 3 vectors"], Float[Tensor, "b n n pair"]]:
+        """Scalars and vectors of every atom, normalised, and the pairs as the last layer leaves them."""
         x, v, z, unit, radial = self.embed(inputs)
         modulation = on_enough_rows(lambda c: self.modulation(self.embed_condition(c)), inputs.condition)
         modulation = modulation.unflatten(-1, (6, -1))[:, None]
@@ -76,12 +73,7 @@ class Transformer(nn.Module):
         bias = torch.where(inputs.mask, 0.0, -1e9)[:, None, None, :].to(x.dtype)
         for block in self.blocks:
             x, v, z = block(x, v, z, modulation, unit, radial, bias)
-        pos = denoised(inputs, self.to_displacement(self.norm_vector(v))[..., 0])
-        atom_logits = self.to_atom(self.norm(x))
-        z = self.norm_pair(z)
-        _, radial = self.distances(pos)
-        bond_logits = self.to_bond(torch.cat([z + z.transpose(1, 2), radial], -1))
-        return pos, atom_logits, bond_logits
+        return self.norm(x), self.norm_vector(v), z
 
     def embed(self, inputs: NetworkInput) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         x = self.embed_atom(atom_features(inputs, self.sizes.tokens))
@@ -89,6 +81,30 @@ class Transformer(nn.Module):
         unit, radial, radial_previous = self.distances.of_input(inputs)
         z = self.embed_pair(torch.cat([pair_features(inputs, self.sizes.orders), radial, radial_previous], -1))
         return x, v, z, unit, radial
+
+
+class Transformer(Trunk):
+    """The denoiser: clean positions, atoms and bonds."""
+
+    def __init__(self, config: TransformerConfig, sizes: Sizes):
+        super().__init__(config, sizes)
+        c, r = config, self.distances.width
+        self.norm_pair = nn.LayerNorm(c.pair_width)
+        self.to_displacement = zero_linear(c.vectors, 1, bias=False)
+        self.to_atom = zero_linear(c.width, sizes.tokens)
+        self.to_bond = nn.Sequential(
+            nn.Linear(c.pair_width + r, 2 * c.pair_width), nn.SiLU(), zero_linear(2 * c.pair_width, sizes.orders)
+        )
+
+    def forward(
+        self, inputs: NetworkInput
+    ) -> tuple[Float[Tensor, "b n 3"], Float[Tensor, "b n tokens"], Float[Tensor, "b n n orders"]]:
+        x, v, z = self.features(inputs)
+        pos = denoised(inputs, self.to_displacement(v)[..., 0])
+        z = self.norm_pair(z)
+        _, radial = self.distances(pos)
+        bond_logits = self.to_bond(torch.cat([z + z.transpose(1, 2), radial], -1))
+        return pos, self.to_atom(x), bond_logits
 
 
 class Block(nn.Module):

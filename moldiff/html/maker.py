@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from moldiff.model import DataInfo, Model
+from moldiff.model import Model
+from moldiff.model_file import DataInfo
 from moldiff.weights import shipped_models
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from moldiff.conditions import Conditions
 from moldiff.config import Config, NetworkConfig
 from moldiff.denoisers.transformer import Transformer
-from moldiff.model import KNOWN_LOGIT, DataInfo, Model
+from moldiff.model import KNOWN_LOGIT, Model
+from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules, Prediction
 from moldiff.schedules import NoiseLevel
 

@@ -1,0 +1,164 @@
+"""What every trained network of this package is: weights, configuration and data statistics in one safetensors file."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from moldiff.conditions import Property
+from moldiff.config import Config
+from moldiff.errors import MoldiffError
+from moldiff.files import write_atomically
+
+FORMAT = 2
+HISTORY = ("samples", "steps", "cpu_seconds", "started_from")  # keys of info: how the weights were trained
+
+
+class ModelFileError(MoldiffError):
+    """A weights file cannot be used; the message names the file, what is wrong and the remedy."""
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """What a model knows of its training data; travels inside the weights file."""
+
+    name: str
+    vocabulary: tuple[str, ...]  # token names such as "N+"
+    hydrogens: str  # explicit or implicit
+    coordinate_std: float  # Å
+    atom_marginal: tuple[float, ...]
+    bond_marginal: tuple[float, ...]
+    size_histogram: tuple[tuple[int, int, int], ...]  # (heavy atoms, atoms, molecules)
+    properties: tuple[Property, ...]
+    source: str
+    sha256: str  # of the training split
+    # (heavy atoms, atoms, means, deviations), where the size is frequent enough
+    property_by_size: tuple[tuple[int, int, tuple[float, ...], tuple[float, ...]], ...] = ()
+
+    @property
+    def heavy(self) -> tuple[bool, ...]:
+        """False for the tokens of hydrogen."""
+        return tuple(name.rstrip("+-") != "H" for name in self.vocabulary)
+
+    @classmethod
+    def from_meta(cls, meta: dict[str, Any]) -> "DataInfo":
+        """From a prepared set's ``meta.json``."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        values = {k: v for k, v in meta.items() if k in known}
+        return cls.from_dict({**values, "sha256": meta["sha256"]["train"]})
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "DataInfo":
+        return cls(**{
+            **values,
+            "vocabulary": tuple(values["vocabulary"]),
+            "atom_marginal": tuple(values["atom_marginal"]),
+            "bond_marginal": tuple(values["bond_marginal"]),
+            "size_histogram": tuple(tuple(row) for row in values["size_histogram"]),
+            "properties": tuple(Property(**p) for p in values["properties"]),
+            "property_by_size": tuple((h, n, tuple(m), tuple(s)) for h, n, m, s in values.get("property_by_size", ())),
+        })  # fmt: skip
+
+
+class TrainedNetwork(nn.Module):
+    """A network with its configuration, what it knows of its data, and its history (``info``)."""
+
+    TASK: ClassVar[str]  # of the configurations that are made for it
+    losses: Sequence[str]  # names of what ``loss`` returns, first what is minimised
+    network: nn.Module
+
+    def __init__(self, config: Config, data: DataInfo, info: dict[str, Any] | None = None):
+        super().__init__()
+        self.config, self.data, self.info = config, data, info or {}
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def save(self, path: Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write one safetensors file holding weights and, as JSON metadata, everything needed to use them."""
+        tensors = {k: v.detach().to(dtype).cpu().contiguous() for k, v in self.network.state_dict().items()}
+        header = {
+            "format": FORMAT,
+            "config": self.config.to_dict(),
+            "data": dataclasses.asdict(self.data),
+            "info": self.info,
+            "sha256": tensor_hash(tensors),
+        }
+        text = json.dumps(header)
+        # one key, hash first: safetensors writes several in random order, and equal models should be equal files
+        metadata = {"moldiff": f"{hashlib.sha256(text.encode()).hexdigest()} {text}"}
+        with write_atomically(path) as temporary:
+            # save_file would deny other users of the machine to read it
+            temporary.write_bytes(save(tensors, metadata=metadata))
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights as they are now."""
+        return tensor_hash({k: v.detach().cpu() for k, v in self.network.state_dict().items()})
+
+    @classmethod
+    def load(cls, path: Path, device: torch.device | str = "cpu") -> "TrainedNetwork":
+        """Read a file written by :meth:`save`.
+
+        Raises:
+            ModelFileError: the file is missing, truncated, a pickle, of another format, made for another task, or its
+                weights do not match the hash they were saved with.
+        """
+        tensors, header = _read(Path(path))
+        if tensor_hash(tensors) != header["sha256"]:
+            raise ModelFileError(f"{path}: weights do not match their hash, the file is damaged; get it again")
+        config = Config.from_dict(header["config"])
+        if config.task != cls.TASK:
+            raise ModelFileError(f"{path}: these weights are made to {config.task}, not to {cls.TASK}; name others")
+        model = cls(config, DataInfo.from_dict(header["data"]), header["info"])
+        model.network.load_state_dict({k: v.float() for k, v in tensors.items()})
+        model.requires_grad_(False)
+        return model.eval().to(device)
+
+
+def tensor_hash(tensors: dict[str, Tensor]) -> str:
+    """sha256 over names, shapes, types and bytes, in name order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name].contiguous()
+        digest.update(f"{name}{tuple(t.shape)}{t.dtype}".encode())
+        digest.update(
+            t.view(torch.uint8).numpy().tobytes() if t.ndim else t.reshape(1).view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if not path.is_file():
+        raise ModelFileError(f"{path}: no such file")
+    with open(path, "rb") as file:
+        start = file.read(9)
+    is_json = start[8:] == b"{"  # after the header's length, whose bytes may look like the start of anything
+    if not is_json and (start[:2] == b"PK" or start[:1] == b"\x80"):
+        raise ModelFileError(
+            f"{path}: a pickle or zip archive, which may run code when opened; refused. Use safetensors"
+        )
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path}: not a complete safetensors file ({error}); get it again") from error
+    if "moldiff" not in metadata:
+        raise ModelFileError(f"{path}: safetensors, but not written by moldiff (no moldiff metadata)")
+    expected, _, text = metadata["moldiff"].partition(" ")
+    if expected != hashlib.sha256(text.encode()).hexdigest():
+        raise ModelFileError(f"{path}: its header does not match its hash, the file is damaged; get it again")
+    header = json.loads(text)
+    if header["format"] != FORMAT:
+        raise ModelFileError(f"{path}: format {header['format']}, this version reads {FORMAT}; update moldiff")
+    return tensors, header

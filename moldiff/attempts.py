@@ -145,10 +145,16 @@ class SizeDraw:
         return size_odds(known, heavy, sizes, np.array(self.data.size_histogram), valence)
 
     def __call__(
-        self, uniform: Float[np.ndarray, " b"], values: Float[np.ndarray, "b properties"] | None = None
+        self,
+        uniform: Float[np.ndarray, " b"],
+        values: Float[np.ndarray, "b properties"] | None = None,
+        atoms: Integer[np.ndarray, " b"] | None = None,
     ) -> Integer[np.ndarray, "b 2"]:
-        """(heavy atoms, atoms) for each uniform number; ``values``: NaN where none is asked for."""
+        """(heavy atoms, atoms) for each uniform number; ``values``: NaN where none is asked for; ``atoms``, where given,
+        leaves only the number of heavy atoms to be drawn."""
         weights = np.broadcast_to(self.counts.astype(float), (len(uniform), len(self.counts)))
+        if atoms is not None:
+            weights = weights * (self.sizes[:, 1] == atoms[:, None])
         if values is not None and len(self.sizes) > 1:
             weights = weights * self._likelihood(values)
         cdf = weights.cumsum(1) / weights.sum(1, keepdims=True)

@@ -143,15 +143,15 @@ class Conditions:
     def without_properties(self) -> "Conditions":
         return replace(self, value=torch.zeros_like(self.value), given=torch.zeros_like(self.given))
 
-    def dropped(
-        self, uniform: Float[Tensor, "b columns"], drop_all: float, drop_each: float, drop_heavy: float
-    ) -> "Conditions":
+    def dropped(self, uniform: Float[Tensor, "b columns"], drop_all: float, drop_heavy: float) -> "Conditions":
         """Training-time dropping for classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598).
 
-        ``uniform``: (b, properties + 2) numbers in (0, 1).
+        A molecule keeps none of its properties, or each with a chance of its own between 0 and 1: so one alone, which
+        is what is mostly asked for, is seen as often as any other number of them. ``uniform``: (b, properties + 2)
+        numbers in (0, 1).
         """
-        keep = (uniform[:, :1] >= drop_all) & (uniform[:, 2:] >= drop_each)
-        given = self.given & keep
+        chance = (uniform[:, :1] - drop_all) / max(1 - drop_all, 1e-6)  # below 0 for those that keep none
+        given = self.given & (uniform[:, 2:] < chance)
         heavy = torch.where(uniform[:, 1] >= drop_heavy, self.heavy, 0)
         return type(self)(torch.where(given, self.value, 0.0), given, heavy)
 

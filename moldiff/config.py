@@ -46,7 +46,6 @@ class TrainConfig:
     atom_weight: float = 0.3
     bond_weight: float = 0.5
     drop_all: float = 0.5  # chance that a sample sees no property
-    drop_each: float = 0.5
     drop_heavy: float = 0.1  # chance that a sample does not see how many of its atoms are heavy
     self_condition: float = 0.5  # share of each batch that sees its own first estimate
     seed: int = 0

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,10 @@ from moldiff.model import Model, choose_device
 from moldiff.model_file import HISTORY
 from moldiff.molecule import Molecules
 from moldiff.overlay import overlay_of
+from moldiff.predictions import predictable, predicted, predictor_of
+from moldiff.predictor import Predictor
 from moldiff.samplers import Sampler
-from moldiff.screening import Facts, choose_screen, known_scores
+from moldiff.screening import Facts, choose_screen, known_scores, rounded
 from moldiff.weights import find_weights
 from moldiff.workers import Here, Workers
 
@@ -238,15 +240,27 @@ class Generator:
     def target_columns(self, request: Request) -> dict[str, str]:
         """The scores that targets add to every record, and their pandas types: what is asked for, and what came out.
 
-        The latter where RDKit computes it from the graph; for quantum-chemical properties there is only the former.
+        The latter is exact where RDKit computes it from the graph; else it is ``predicted_`` by a network of its own, for
+        properties that one was trained on.
         """
-        properties = self.model.data.properties
-        names = [find_property(target.name, properties).name for target in request.targets]
-        return {f"asked_{name}": "float64" for name in names} | known_scores(names)
+        asked = [find_property(target.name, self.model.data.properties) for target in request.targets]
+        exact = known_scores([p.name for p in asked])
+        unknown = [p for p in asked if p.name not in exact]
+        made = [f"predicted_{name}" for name in predictable(self.predictor, unknown)] if unknown else []
+        return dict.fromkeys([f"asked_{p.name}" for p in asked], "float64") | exact | dict.fromkeys(made, "float64")
+
+    @cached_property
+    def predictor(self) -> Predictor | None:
+        """A shipped network that predicts properties of this model's from elements and coordinates, if there is one."""
+        return predictor_of(self.model.data.properties)
 
     def _on_target(self, request: Request, record: Record) -> dict[str, Any]:
-        asked, facts = asked_values(self.model.data, request, record.index), Facts(record.mol)
-        return {name: asked[name] if name in asked else facts[name] for name in self.target_columns(request)}
+        columns, found = self.target_columns(request), Facts(record.mol)
+        found.update(asked_values(self.model.data, request, record.index))
+        if any(name.startswith("predicted_") for name in columns):
+            values = predicted(self.predictor, record.mol)
+            found.update((f"predicted_{name}", rounded(value)) for name, value in values.items())
+        return {name: found[name] for name in columns}
 
     def workers_for(self, n: int) -> int:
         """Processes that are worth their start: one core each, on a CPU."""

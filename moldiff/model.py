@@ -138,7 +138,7 @@ class Model(TrainedNetwork):
         clean = clean.centre(level.fixed_pos)
         conditions = dataclasses.replace(conditions, heavy=self.heavy_atoms(clean))
         numbers = uniform(b, len(self.data.properties) + 2)
-        conditions = conditions.dropped(numbers, t.drop_all, t.drop_each, t.drop_heavy)
+        conditions = conditions.dropped(numbers, t.drop_all, t.drop_heavy)
         normal = torch.randn(b, n, 3, generator=generator, device=generator.device).to(device)
         noisy = clean.replace(
             pos=self.process["pos"].noise(clean.pos, level, normal, clean.mask),

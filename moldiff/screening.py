@@ -95,8 +95,15 @@ class Facts(dict[str, Any]):
             found, self.relaxed = _relaxation(self.mol)
         else:
             found = _druglike(self.mol)
-        self.update((key, _rounded(value)) for key, value in found.items())
+        self.update((key, rounded(value)) for key, value in found.items())
         return self[name]
+
+
+def rounded(value: Any) -> Any:
+    """Numbers that are not numbers are unknown: None."""
+    if not isinstance(value, float):
+        return value
+    return round(float(value), DIGITS) if math.isfinite(value) else None
 
 
 def _druglike(mol: Mol) -> dict[str, Any]:
@@ -120,13 +127,6 @@ def _relaxation(mol: Mol) -> tuple[dict[str, Any], Mol | None]:
         "energy_before": found.before, "energy_after": found.before - found.released, "strain": moved.energy,
         "rmsd_relaxed": moved.rmsd_heavy, "relaxed": how,
     }, found.mol  # fmt: skip
-
-
-def _rounded(value: Any) -> Any:
-    """Numbers that are not numbers are unknown: None."""
-    if not isinstance(value, float):
-        return value
-    return round(float(value), DIGITS) if math.isfinite(value) else None
 
 
 def _druglike_columns() -> dict[str, str]:

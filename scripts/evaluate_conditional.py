@@ -1,15 +1,22 @@
-"""Whether molecules have the property that was asked for: the mean absolute error (MAE), by a measure that is no network.
+"""Whether molecules have the property that was asked for: the mean absolute error (MAE) between asked and found.
 
-Following EDM (arXiv 2203.17003), sizes and values are drawn together from molecules that the model has not seen: the test
-split of its prepared set. One property is asked for at a time. Properties of the graph (QED, logP, ...) are exact, by RDKit;
-orbital energies and dipole moments (``--dft``) come from density functional theory in the generated geometry.
+After EDM's protocol (arXiv 2203.17003): atom counts and values are drawn together, from molecules that no network has seen (the
+test split of the prepared set), one property is asked for at a time, and what comes out is measured
 
-Beside the MAE of the valid molecules there is what it would be without the model's help:
+* for properties of the graph (QED, logP, ...), exactly, by RDKit;
+* for QM9's properties (``--predictor``) by a network that was trained on other molecules than the generator: see
+  ``scripts/make_halves.py``. It judges all attempts, also those that are no valid molecules;
+* for orbital energies and dipole moments (``--dft``) by density functional theory in the generated geometry.
 
-* ``#atoms``: the mean of the training molecules of each size taken for the value;
-* ``shuffled``: another test molecule's value taken for it.
+Beside the MAE there is what bounds it:
 
-Example: python scripts/evaluate_conditional.py leads --model leads -n 500 --guidance 1 --guidance 2
+* ``real``: that of the predictor on the very test molecules whose values are asked for (EDM's lower bound);
+* ``#atoms``: the mean of the training molecules with as many atoms taken for the value;
+* ``shuffled``: another test molecule's value taken for it (EDM's upper bound).
+
+Examples:
+    python scripts/evaluate_conditional.py leads --model leads -n 500 --guidance 1 --guidance 2
+    python scripts/evaluate_conditional.py halves/generator --model run/weights.safetensors --predictor qm9-properties.safetensors
 """
 
 from collections.abc import Callable
@@ -18,6 +25,7 @@ from typing import Annotated
 
 import numpy as np
 import pandas as pd
+import torch
 import typer
 from rdkit.Chem import Mol
 from rich.console import Console
@@ -25,15 +33,20 @@ from rich.progress import track
 from rich.table import Table
 
 from moldiff import chem
-from moldiff.attempts import Request, choose_sampler, sample_sizes
-from moldiff.conditions import find_property, properties_by_size
-from moldiff.datasets.prepared import read_meta, read_split
+from moldiff.attempts import Request, SizeDraw, choose_sampler, sample_sizes
+from moldiff.conditions import find_property
+from moldiff.datasets.prepared import Split, read_meta, read_split
 from moldiff.errors import RequestError
 from moldiff.generation import Generator, load
 from moldiff.metrics.dft import DFT_UNITS, dft_properties
 from moldiff.metrics.druglike import DRUGLIKE_COLUMNS, druglike_facts
+from moldiff.molecule import Molecules
+from moldiff.predictor import Predictor
 from moldiff.samplers import KeyedRandomness
-from moldiff.terminal import one_line_errors
+from moldiff.terminal import bar, one_line_errors
+
+TOGETHER = 256  # molecules that the predictor sees at a time
+Measure = Callable[[Molecules, list[Mol | None]], list[dict | None]]  # raw molecules, and the valid ones among them
 
 
 def main(
@@ -47,6 +60,7 @@ def main(
         list[float] | None, typer.Option(help="Repeatable.", show_default="0 1 2; 0 asks for nothing")
     ] = None,
     quality: Annotated[str | None, typer.Option(help="fast, balanced or best.")] = None,
+    predictor: Annotated[Path | None, typer.Option(help="Weights that predict QM9's properties.")] = None,
     dft: Annotated[
         bool, typer.Option("--dft", help="Orbital energies and dipole moments: a minute a molecule.")
     ] = False,
@@ -54,88 +68,135 @@ def main(
     output: Annotated[Path | None, typer.Option("-o", help="Write every molecule's values to this CSV.")] = None,
 ) -> None:
     with one_line_errors():
+        if dft and predictor:
+            raise RequestError("--dft --predictor: two ways to measure; choose one")
         generator = load(model, "cpu")
-        measure, known = (dft_properties, DFT_UNITS) if dft else (druglike_facts, DRUGLIKE_COLUMNS)
+        oracle = predictor and Predictor.load(predictor)
+        measure, known = measure_by(oracle, dft, generator)
         names = property_ or [p.name for p in generator.model.data.properties if p.name in known]
         if not names or set(names) - set(known):
             raise RequestError(f"--property {' '.join(names) or 'none'}: measured are {', '.join(known)}")
-        study = Study(generator, data, n, seed, quality, measure)
-        rows = [row for name in names for weight in guidance or (0.0, 1.0, 2.0) for row in study.run(name, weight)]
-    table = pd.DataFrame(rows)
-    if output:
-        table.to_csv(output, index=False)
-    show(table, study)
+        study = Study(generator, data, n, seed, quality, measure, oracle)
+        rows = []
+        for name in names:
+            for weight in guidance or (0.0, 1.0, 2.0):
+                rows += study.run(name, weight)
+                if output:  # what has been measured is not lost
+                    pd.DataFrame(rows).to_csv(output, index=False)
+    show(pd.DataFrame(rows), study)
+
+
+def measure_by(oracle: Predictor | None, dft: bool, generator: Generator) -> tuple[Measure, list[str]]:
+    """How to measure, and names of what is measured."""
+    if oracle is not None:
+        if oracle.data.vocabulary != generator.model.data.vocabulary:
+            raise RequestError("--predictor: its vocabulary is not that of the model")
+        return lambda molecules, _: predicted(oracle, molecules), [p.name for p in oracle.data.properties]
+    one, known = (dft_properties, DFT_UNITS) if dft else (druglike_facts, DRUGLIKE_COLUMNS)
+    return lambda _, mols: [None if mol is None else one(mol) for mol in track(mols, "measured")], list(known)
+
+
+def predicted(oracle: Predictor, molecules: Molecules) -> list[dict]:
+    with torch.inference_mode():
+        parts = [oracle.predict(molecules.select(slice(k, k + TOGETHER))) for k in range(0, len(molecules), TOGETHER)]
+    names = [p.name for p in oracle.data.properties]
+    return [dict(zip(names, row, strict=True)) for row in torch.cat(parts).tolist()]
 
 
 class Study:
-    """Test molecules whose sizes and values are asked for, and how the outcome is measured."""
+    """Test molecules whose atom counts and values are asked for, and how the outcome is measured."""
 
     def __init__(
-        self,
-        generator: Generator,
-        data: Path,
-        n: int,
-        seed: int,
-        quality: str | None,
-        measure: Callable[[Mol], dict | None],
-    ):
+        self, generator: Generator, data: Path, n: int, seed: int, quality: str | None, measure: Measure,
+        oracle: Predictor | None,
+    ):  # fmt: skip
         self.generator, self.measure, self.seed = generator, measure, seed
         self.sampler = choose_sampler(quality, None)
         if read_meta(data)["sha256"]["train"] != generator.model.data.sha256:
             raise RequestError(f"{data}: not the set that {generator.name} was trained on")
         train, test = read_split(data, "train"), read_split(data, "test")
-        chosen = np.sort(np.random.default_rng(seed).permutation(len(test))[:n])
-        self.sizes, self.values = test.n_atoms[chosen], test.properties[chosen].astype(float)
-        self.mean = np.nanmean(train.properties, 0)
-        self.mean_of_size = {atoms: mean for atoms, mean, _ in properties_by_size(train.properties, train.n_atoms)}
+        chosen = np.zeros(len(test), bool)
+        chosen[np.random.default_rng(seed).permutation(len(test))[:n]] = True
+        asked = test.select(chosen)
+        self.atoms, self.values = asked.n_atoms, asked.properties.astype(float)
+        means = [np.nanmean(train.properties, 0)] + [
+            np.nanmean(train.properties[train.n_atoms == atoms], 0) if (train.n_atoms == atoms).any() else np.nan
+            for atoms in range(1, int(self.atoms.max()) + 1)
+        ]
+        self.by_size = np.stack([np.where(np.isnan(means[atoms]), means[0], means[atoms]) for atoms in self.atoms])
+        self.real = None if oracle is None else predicted(oracle, molecules_of(asked))
 
     def run(self, name: str, weight: float) -> list[dict]:
         """One row for each molecule asked for."""
-        data = self.generator.model.data
-        column = data.properties.index(find_property(name, data.properties))
+        p = find_property(name, self.generator.model.data.properties)
+        column = self.generator.model.data.properties.index(p)
         asked = np.full_like(self.values, np.nan)
         asked[:, column] = self.values[:, column]
-        mols = self.generate(asked if weight else None, weight)
+        molecules, mols = self.generate(asked if weight else None, weight)
+        valid = [chem.check(mol).mol for mol in mols]
         rows = []
-        for k, mol in enumerate(track(mols, f"{name}, guidance {weight:g}")):
-            verdict = chem.check(mol)
-            found = self.measure(verdict.mol) if verdict.mol is not None else None
-            value = self.values[k, column]
+        for k, found in enumerate(self.measure(molecules, valid)):
             other = self.values[(k + len(self.values) // 2) % len(self.values), column]
-            by_size = self.mean_of_size.get(int(self.sizes[k]), self.mean)
             rows.append({
-                "property": name, "unit": data.properties[column].unit, "guidance": weight, "molecule": k, "asked": value,
-                "found": np.nan if found is None else found[name], "by_size": by_size[column], "other": other,
+                "property": name, "unit": p.unit, "guidance": weight, "molecule": k, "asked": asked[k, column],
+                "valid": valid[k] is not None, "found": np.nan if found is None else found[name],
+                "by_size": self.by_size[k, column], "other": other,
+                "real": self.real[k][name] if self.real else np.nan,
             })  # fmt: skip
         return rows
 
-    def generate(self, asked: np.ndarray | None, weight: float) -> list[Mol]:
+    def generate(self, asked: np.ndarray | None, weight: float) -> tuple[Molecules, list[Mol]]:
+        """The number of heavy atoms is not asked for: it is drawn as the training molecules have it for size and value."""
         model = self.generator.model
-        request = Request(len(self.sizes), self.seed, self.sampler, guidance=weight or 1.0)
-        random = KeyedRandomness(self.seed, range(len(self.sizes)))
-        molecules = sample_sizes(model, request, random, self.sizes, asked)
+        request = Request(len(self.atoms), self.seed, self.sampler, guidance=weight or 1.0)
+        random = KeyedRandomness(self.seed, range(len(self.atoms)))
+        sizes = SizeDraw(model.data, None)(random.numbers(1)[:, 0], asked, self.atoms)
+        with bar(f"guidance {weight:g}") as shown:
+            task = shown.add_task("", total=len(sizes))
+            molecules = sample_sizes(model, request, random, sizes, asked, tick=lambda work: shown.advance(task, work))
         mols = chem.to_rdkit(molecules, model.data.vocabulary)
-        return [chem.with_hydrogens(mol) for mol in mols] if model.data.hydrogens == "implicit" else mols
+        return molecules, [chem.with_hydrogens(m) for m in mols] if model.data.hydrogens == "implicit" else mols
+
+
+def molecules_of(split: Split) -> Molecules:
+    """All molecules of a split, in order, padded to the largest."""
+    singles: dict[int, Molecules] = {}
+    for molecules, rows in split.buckets().values():
+        singles |= dict(zip(rows.tolist(), molecules.split(), strict=True))
+    return Molecules.collate([singles[k] for k in range(len(split))])
 
 
 def show(table: pd.DataFrame, study: Study) -> None:
     shown = Table(
         title=f"{study.generator.name}, {study.sampler.evaluations} evaluations (twice with guidance other than 1)"
     )
-    for column in ("property", "guidance", "n", "valid", "MAE", "± s.e.", "median", "#atoms", "shuffled"):
+    measured_on_all = not table.found[~table.valid].isna().all()
+    every = ("MAE of all", "± s.e.") if measured_on_all else ()
+    for column in (
+        "property",
+        "guidance",
+        "n",
+        "valid",
+        *every,
+        "MAE of valid",
+        "± s.e.",
+        "median",
+        "#atoms",
+        "shuffled",
+    ):
         shown.add_column(column, justify="right")
+    if study.real:
+        shown.add_column("real", justify="right")
     for (name, weight), group in table.groupby(["property", "guidance"], sort=False):
-        error = (group.found - group.asked).abs().dropna()
-        by_size, other = ((group[c] - group.asked).abs().mean() for c in ("by_size", "other"))
-        numbers = (error.mean(), error.sem(), error.median(), by_size, other)
+        error = (group.found - group.asked).abs()
+        of_valid = error[group.valid].dropna()
+        numbers = [error.mean(), error.sem()] if measured_on_all else []
+        numbers += [of_valid.mean(), of_valid.sem(), of_valid.median()]
+        numbers += [(group[c] - group.asked).abs().mean() for c in ("by_size", "other")]
+        numbers += [(group.real - group.asked).abs().mean()] if study.real else []
         label = f"{name} ({group.unit.iloc[0]})" if group.unit.iloc[0] else name
-        shown.add_row(
-            label,
-            f"{weight:g}",
-            f"{len(group)}",
-            f"{100 * len(error) / len(group):.1f} %",
-            *(f"{x:.3g}" for x in numbers),
-        )
+        counts = (f"{weight:g}", f"{len(group)}", f"{100 * group.valid.mean():.1f} %")
+        shown.add_row(label, *counts, *(f"{x:.3g}" for x in numbers))
     Console().print(shown)
 
 

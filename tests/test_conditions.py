@@ -32,15 +32,25 @@ def test_no_properties():
 
 
 def test_dropping():
+    """Of those above ``drop_all``, a molecule half way to 1 keeps each property in half of the cases."""
     conditions = Conditions(torch.ones(4, 2), torch.tensor([[True, True]] * 3 + [[True, False]]), torch.arange(1, 5))
-    uniform = torch.tensor([[0.4, 0.3, 0.9, 0.9], [0.6, 0.1, 0.1, 0.9], [0.6, 0.3, 0.9, 0.9], [0.6, 0.1, 0.9, 0.9]])
-    dropped = conditions.dropped(uniform, drop_all=0.5, drop_each=0.2, drop_heavy=0.2)
+    uniform = torch.tensor([[0.4, 0.3, 0.1, 0.1], [0.75, 0.1, 0.6, 0.4], [0.75, 0.3, 0.4, 0.4], [0.75, 0.1, 0.4, 0.4]])
+    dropped = conditions.dropped(uniform, drop_all=0.5, drop_heavy=0.2)
     assert dropped.heavy.tolist() == [1, 0, 3, 0]
     assert dropped.given.tolist() == [[False, False], [False, True], [True, True], [True, False]]
     assert torch.equal(dropped.value, dropped.given.float())
-    untouched = conditions.dropped(torch.rand(4, 4), drop_all=0.0, drop_each=0.0, drop_heavy=0.0)
+    untouched = conditions.dropped(torch.tensor([[1.0, 0.5, 0.5, 0.5]] * 4), drop_all=0.0, drop_heavy=0.0)
     assert torch.equal(untouched.given, conditions.given) and torch.equal(untouched.heavy, conditions.heavy)
-    assert not conditions.dropped(torch.rand(4, 4), drop_all=1.0, drop_each=0.0, drop_heavy=0.0).given.any()
+    assert not conditions.dropped(torch.rand(4, 4), drop_all=1.0, drop_heavy=0.0).given.any()
+
+
+def test_any_number_of_properties_is_seen_as_often():
+    b, generator = 20_000, torch.Generator().manual_seed(0)
+    everything = Conditions(torch.zeros(b, 4), torch.ones(b, 4, dtype=torch.bool), torch.ones(b, dtype=torch.long))
+    dropped = everything.dropped(torch.rand(b, 6, generator=generator), drop_all=0.5, drop_heavy=0.1)
+    shares = torch.bincount(dropped.given.sum(1), minlength=5) / b
+    assert torch.allclose(shares, torch.tensor([0.5 + 0.1, 0.1, 0.1, 0.1, 0.1]), atol=0.01)
+    assert (dropped.heavy == 0).float().mean() == pytest.approx(0.1, abs=0.01)
 
 
 def test_select():

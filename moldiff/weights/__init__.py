@@ -13,6 +13,11 @@ def shipped_models() -> dict[str, Path]:
     return found | {alias: found[name] for alias, name in ALIASES.items() if name in found}
 
 
+def shipped_predictors() -> list[Path]:
+    """The weights inside the package that predict properties, which no generator is made of."""
+    return sorted(Path(__file__).parent.glob("predictors/*.safetensors"))
+
+
 def find_weights(model: str | Path) -> Path:
     """The file of a shipped model's name, or the file itself. Raises RequestError if there is neither."""
     shipped = shipped_models()

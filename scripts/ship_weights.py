@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 
 from moldiff.conditions import properties_by_size
+from moldiff.config import preset
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.doctor import GOLDEN, golden_sample
 from moldiff.generation import Generator
 from moldiff.model import Model
-from moldiff.model_file import DataInfo
+from moldiff.model_file import DataInfo, TrainedNetwork
+from moldiff.predictor import Predictor
 
 WEIGHTS = Path(__file__).parent.parent / "moldiff" / "weights"
 KEY_FIGURES = (
@@ -60,6 +62,9 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, help="the prepared set, for statistics that older weights lack")
     arguments = parser.parse_args()
+    if preset(arguments.name).task == Predictor.TASK:
+        save(Predictor.load(arguments.source), WEIGHTS / "predictors" / f"{arguments.name}.safetensors")
+        return
     model = Model.load(arguments.source)
     if arguments.data:
         model.data = with_statistics(model.data, arguments.data)
@@ -67,7 +72,10 @@ def main() -> None:
     model.info |= {"golden": golden_sample(generator), "golden_request": GOLDEN}
     if arguments.figures:
         model.info["figures"] = [figures(text) for text in arguments.figures]
-    target = WEIGHTS / f"{arguments.name}.safetensors"
+    save(model, WEIGHTS / f"{arguments.name}.safetensors")
+
+
+def save(model: TrainedNetwork, target: Path) -> None:
     model.save(target)
     print(f"{target}: {target.stat().st_size / 2**20:.1f} MiB, sha256 of the weights {model.sha256[:16]}…")
 

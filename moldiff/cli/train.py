@@ -90,7 +90,8 @@ def train(
             fail(text, code=130 if in_time else 0)
         if "best_step" in last:
             typer.echo(_outcome(last, steps), err=True)
-    typer.echo(f"averaged weights → {weights}; try them: moldiff generate --model {weights}")
+    hint = f"; try them: moldiff generate --model {weights}" if settings.task == "generate" else ""
+    typer.echo(f"averaged weights → {weights}{hint}")
 
 
 def _settings(named: str | None, file: Path | None, run: Path | None, weights: Path | None) -> "Config":

@@ -6,9 +6,8 @@ arithmetic on one molecule does not depend on its batch.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,18 +17,15 @@ from moldiff.chem import mean_valence, parse_token
 from moldiff.conditions import Conditions, Target, check_targets, draw_values
 from moldiff.config import GUIDANCE
 from moldiff.errors import RequestError
-from moldiff.guidance import Guide, classifier_free, evaluations, guided
+from moldiff.guidance import Guide, evaluations
 from moldiff.known import Known, blank, size_odds
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
-from moldiff.samplers import QUALITIES, KeyedRandomness, Sampler, sample
+from moldiff.one_size import BATCH, Tick, filled_rows, one_thread, sample_filled
+from moldiff.samplers import QUALITIES, KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
 from moldiff.screening import Screen
-
-# Molecules in one batch, by kind of device. A CPU is at its best from 8 molecules of a size; a GPU wants many.
-BATCH = {"cpu": 64, "cuda": 512, "mps": 256}
-Tick = Callable[[float], None]  # told of work done, in molecules, since it was last called
 
 
 @dataclass(frozen=True)
@@ -98,12 +94,32 @@ def choose_sampler(quality: str | None, steps: int | None) -> Sampler:
     return QUALITIES[quality]
 
 
-class SizeDraw:
-    """Sizes from the training histogram, given a range of heavy atoms, what is known, and property values."""
+@dataclass(frozen=True)
+class Sizes:
+    """What is drawn of molecules before they are made."""
 
-    def __init__(self, data: DataInfo, heavy: tuple[int, int] | None, known: Known | None = None):
+    heavy: Integer[np.ndarray, " b"]  # atoms that are no hydrogens; 0: unknown
+    atoms: Integer[np.ndarray, " b"]
+    composition: Integer[np.ndarray, "b tokens"] | None  # atoms of each token; None: made with the molecule
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+    def select(self, rows: Sequence[int]) -> "Sizes":
+        return Sizes(self.heavy[rows], self.atoms[rows], None if self.composition is None else self.composition[rows])
+
+
+class SizeDraw:
+    """Sizes as in the training data, given a range of heavy atoms, what is known, and property values.
+
+    Where compositions are known well enough (``data.compositions``) and no atom is, sizes come with compositions: a molecule
+    whose elements are settled before its graph has fewer ways to go wrong.
+    """
+
+    def __init__(self, data: DataInfo, heavy: tuple[int, int] | None, known: Known | None = None, compose: bool = True):
         self.data = data
-        histogram = np.array(data.size_histogram)
+        self.composed = compose and known is None and bool(data.compositions)
+        histogram = self._composed() if self.composed else np.array(data.size_histogram)
         least, most = int(histogram[:, 0].min()), int(histogram[:, 0].max())
         if heavy is not None:
             low, high = heavy
@@ -119,9 +135,16 @@ class SizeDraw:
                 raise RequestError(f"{asked}: no training molecule has that many heavy atoms; widen the range")
         if known is not None:
             histogram = self._with_known(histogram, known)
-        self.sizes, self.counts = histogram[:, :2], histogram[:, 2]
+        self.table, self.counts = histogram, histogram[:, 2]
         if known is not None and known.grows and "H" in data.vocabulary:
             self.counts = self.counts * self._odds(histogram, known)
+
+    def _composed(self) -> Integer[np.ndarray, "rows columns"]:
+        """Heavy atoms, atoms, molecules, and the atoms of each token."""
+        *compositions, count = np.array(self.data.compositions).T
+        composition = np.stack(compositions, 1)
+        heavy = composition @ np.array(self.data.heavy)
+        return np.column_stack([heavy, composition.sum(1), count, composition])
 
     def _with_known(self, histogram: np.ndarray, known: Known) -> np.ndarray:
         """The rows that have room for what is known, or just its size if nothing is added."""
@@ -149,28 +172,32 @@ class SizeDraw:
         uniform: Float[np.ndarray, " b"],
         values: Float[np.ndarray, "b properties"] | None = None,
         atoms: Integer[np.ndarray, " b"] | None = None,
-    ) -> Integer[np.ndarray, "b 2"]:
-        """(heavy atoms, atoms) for each uniform number; ``values``: NaN where none is asked for; ``atoms``, where given,
-        leaves only the number of heavy atoms to be drawn."""
+    ) -> Sizes:
+        """For each uniform number; ``values``: NaN where none is asked for; ``atoms``, where given, are not drawn."""
         weights = np.broadcast_to(self.counts.astype(float), (len(uniform), len(self.counts)))
         if atoms is not None:
-            weights = weights * (self.sizes[:, 1] == atoms[:, None])
-        if values is not None and len(self.sizes) > 1:
-            weights = weights * self._likelihood(values)
+            weights = weights * (self.table[:, 1] == atoms[:, None])
+        if values is not None and len(self.table) > 1:
+            weights = weights * self._likelihood(values, weights > 0)
         cdf = weights.cumsum(1) / weights.sum(1, keepdims=True)
-        return self.sizes[(cdf <= uniform[:, None]).sum(1).clip(max=len(self.sizes) - 1)]
+        drawn = self.table[(cdf <= uniform[:, None]).sum(1).clip(max=len(self.table) - 1)]
+        return Sizes(drawn[:, 0], drawn[:, 1], drawn[:, 3:] if self.composed else None)
 
-    def _likelihood(self, values: np.ndarray) -> np.ndarray:
-        """p(values | size) for every row of the histogram, up to a factor: normal, by the training data of each size.
+    def _likelihood(self, values: np.ndarray, possible: np.ndarray) -> np.ndarray:
+        """p(values | size) for every row of the table, up to a factor: normal, by the training data of each size, or
+        composition.
 
-        So a large polarisability gives large molecules. Sizes without statistics are possible where no others are.
+        So a large polarisability gives large molecules. Rows without statistics are possible where no others are.
         """
-        of_size = {tuple(size): (np.array(mean), np.array(std)) for *size, mean, std in self.data.property_by_size}
-        log = np.full((len(values), len(self.sizes)), -1e6)
-        for column, size in enumerate(map(tuple, self.sizes.tolist())):
-            if size in of_size:
-                mean, std = of_size[size]
+        known = self.data.property_by_composition if self.composed else self.data.property_by_size
+        statistics = {tuple(group): (np.array(mean), np.array(std)) for *group, mean, std in known}
+        groups = self.table[:, 3:] if self.composed else self.table[:, :2]
+        log = np.full((len(values), len(self.table)), -1e6)
+        for column, group in enumerate(map(tuple, groups.tolist())):
+            if group in statistics:
+                mean, std = statistics[group]
                 log[:, column] = np.nansum(-0.5 * ((values - mean) / std) ** 2 - np.log(std) * ~np.isnan(values), 1)
+        log = np.where(possible, log, -np.inf)
         return np.exp(log - log.max(1, keepdims=True))
 
 
@@ -185,28 +212,29 @@ def sample_attempts(
 
 
 def sample_sizes(
-    model: Model, request: Request, random: KeyedRandomness, sizes: Integer[np.ndarray, "b 2"],
+    model: Model, request: Request, random: KeyedRandomness, sizes: Sizes,
     values: Float[np.ndarray, "b properties"] | None, batch_size: int | None = None, tick: Tick = lambda work: None,
 ) -> Molecules:  # fmt: skip
-    """Raw molecules of these sizes (heavy atoms or 0, atoms) and property values, in their order, on the CPU."""
+    """Raw molecules of these sizes and property values, in their order, padded to the largest, on the CPU."""
     batch = batch_size or BATCH[model.device.type]
     parts: dict[int, Molecules] = {}
     with one_thread(), torch.inference_mode():
-        for atoms in np.unique(sizes[:, 1]).tolist():
-            positions = np.flatnonzero(sizes[:, 1] == atoms).tolist()
+        for atoms in np.unique(sizes.atoms).tolist():
+            positions = np.flatnonzero(sizes.atoms == atoms).tolist()
             asked = None if values is None else values[positions]
-            batches = Batches(model, request, sizes[positions, 0], asked, tick)
-            sampled = batches.sample(random.select(positions), atoms, batch)
+            alike = SameSize(model, request, sizes.select(positions), asked, tick)
+            sampled = alike.sample(random.select(positions), atoms, batch)
             parts |= dict(zip(positions, sampled.to("cpu").split(), strict=True))
         return Molecules.collate([parts[k] for k in range(len(sizes))])
 
 
 def draw_request(
     data: DataInfo, request: Request, random: KeyedRandomness
-) -> tuple[Float[np.ndarray, "b properties"] | None, Integer[np.ndarray, "b 2"]]:
+) -> tuple[Float[np.ndarray, "b properties"] | None, Sizes]:
     """Property values in physical units (NaN: not asked for; None: none is) and the size of every attempt."""
     uniform, values = _draw_values(data, request, random)
-    return values, SizeDraw(data, request.heavy_atoms, request.known)(uniform, values)
+    draw = SizeDraw(data, request.heavy_atoms, request.known, compose=not request.guides)
+    return values, draw(uniform, values)
 
 
 def _draw_values(
@@ -227,24 +255,13 @@ def asked_values(data: DataInfo, request: Request, index: int) -> dict[str, floa
     return {f"asked_{p.name}": round(value, 6) for p, value in named if not math.isnan(value)}
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Threads cut tensors into pieces, at whose ends torch rounds some functions (SiLU) otherwise; see workers instead."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 @dataclass
-class Batches:
+class SameSize:
     """Molecules of one size, in batches; a batch that does not fit the memory is halved."""
 
     model: Model
     request: Request
-    heavy: Integer[np.ndarray, " b"]  # 0: unknown
+    sizes: Sizes
     values: Float[np.ndarray, "b properties"] | None  # physical
     tick: Tick
 
@@ -270,36 +287,32 @@ class Batches:
         return Molecules.collate(done)
 
     def one(self, random: KeyedRandomness, rows: range) -> Molecules:
-        count, atoms = len(random.streams), random.atoms
-        padding = rows_to_fill(count, atoms)
-        total, device, r = count + padding, self.model.device, self.request
+        """One batch: these rows, and more to fill it up."""
+        r, device, filled = self.request, self.model.device, filled_rows(len(rows), random.atoms)
+        chosen = np.array(rows)[filled]
         if r.known is None:
-            template = blank(total, atoms, device)
-            free = NoiseLevel.free(template, torch.ones(total, device=device))
+            template, free = self.template(chosen, random.atoms)
         else:
-            template, free = r.known.template(total, atoms, device)
-        repeated = np.array(rows)[np.arange(total).clip(max=count - 1)]
-        conditions = self.conditions(repeated).to(device)
+            template, free = r.known.template(len(filled), random.atoms, device)
+        conditions = self.conditions(chosen).to(device)
+        return sample_filled(self.model, random, template, free, conditions, r.sampler, r.guides, r.guidance, self.tick)
 
-        def denoise(state, level, given, previous):
-            self.tick(count / r.evaluations)
-            return self.model.denoise(state, level, given, previous)
-
-        denoiser = guided(classifier_free(denoise, conditions, r.guidance), r.guides)
-        padded = random.padded(padding).of_size(atoms)
-        molecules, _ = sample(denoiser, self.model.process, template, free, r.sampler, padded)
-        return molecules.select(slice(count))
+    def template(self, rows: Integer[np.ndarray, " b"], atoms: int) -> tuple[Molecules, NoiseLevel]:
+        """Molecules of which nothing is known but the size, or the composition, too."""
+        template = blank(len(rows), atoms, self.model.device)
+        free = NoiseLevel.free(template, torch.ones(len(rows), device=self.model.device))
+        if self.sizes.composition is None:
+            return template, free
+        counts = torch.from_numpy(self.sizes.composition[rows])
+        tokens = torch.arange(counts.shape[1]).repeat(len(rows)).repeat_interleave(counts.flatten())
+        template = template.replace(atom=tokens.reshape(len(rows), atoms).to(self.model.device))
+        return template, replace(free, atom=torch.zeros_like(free.atom))
 
     def conditions(self, rows: Integer[np.ndarray, " b"]) -> Conditions:
         properties = self.model.data.properties
         unknown = np.full((len(rows), len(properties)), np.nan)
         values = torch.from_numpy(unknown if self.values is None else self.values[rows]).float()
-        return Conditions.from_physical(values, properties, torch.from_numpy(self.heavy[rows]))
-
-
-def rows_to_fill(count: int, atoms: int) -> int:
-    """Molecules that a batch lacks: very small matrices round differently, see :func:`on_enough_rows`."""
-    return max(0, -(-32 // atoms) - count)
+        return Conditions.from_physical(values, properties, torch.from_numpy(self.sizes.heavy[rows]))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -12,14 +12,14 @@ import torch
 from jaxtyping import Bool, Integer
 from torch import Tensor
 
-from moldiff.attempts import BATCH, Tick, one_thread, rows_to_fill
 from moldiff.chem import parse_token
 from moldiff.conditions import Conditions
-from moldiff.guidance import AllowedAtoms, guided
+from moldiff.guidance import AllowedAtoms
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
-from moldiff.molecule import Molecules, Prediction
-from moldiff.samplers import KeyedRandomness, Sampler, sample
+from moldiff.molecule import Molecules
+from moldiff.one_size import BATCH, Tick, filled_rows, one_thread, sample_filled
+from moldiff.samplers import KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
 
 MAX_ATTEMPTS = 2**24  # of one molecule: both numbers share one key
@@ -86,18 +86,9 @@ def size_problem(data: DataInfo, heavy: int, atoms: int) -> str:
 def _one_size(
     model: Model, template: Molecules, free: frozenset[str], sampler: Sampler, random: KeyedRandomness, tick: Tick
 ) -> Molecules:
-    count, atoms = template.mask.shape
-    padding = rows_to_fill(count, atoms)
-    template = template.select([*range(count), *[0] * padding]).to(model.device)
+    template = template.select(filled_rows(*template.mask.shape)).to(model.device)
     restriction = [AllowedAtoms(same_element(model.data.vocabulary, template.atom))] if "atom" in free else []
-
     conditions = Conditions.none(len(template), len(model.data.properties), model.device)
     conditions = replace(conditions, heavy=model.heavy_atoms(template))
-
-    def denoise(state: Molecules, level: NoiseLevel, previous: Prediction | None) -> Prediction:
-        tick(count / sampler.evaluations)
-        return model.denoise(state, level, conditions, previous)
-
-    levels, numbers = free_levels(template, free), random.padded(padding).of_size(atoms)
-    made, _ = sample(guided(denoise, restriction), model.process, template, levels, sampler, numbers)
-    return made.select(slice(count))
+    levels = free_levels(template, free)
+    return sample_filled(model, random, template, levels, conditions, sampler, restriction, guidance=1.0, tick=tick)

@@ -17,7 +17,7 @@ from rdkit import Chem
 from rdkit.Chem import Mol
 
 from moldiff import chem, stereo
-from moldiff.attempts import BATCH, Request, Tick, choose_sampler
+from moldiff.attempts import Request, choose_sampler
 from moldiff.completion import CONFORMER, MAX_ATTEMPTS, complete, size_problem
 from moldiff.datasets import records
 from moldiff.datasets.curation import Curation, Unusable, read_graph
@@ -25,6 +25,7 @@ from moldiff.errors import RequestError
 from moldiff.generation import Generator, Record
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
+from moldiff.one_size import BATCH, Tick
 
 # With the graph known an estimate is no average over many molecules, so that self-conditioning helps at all levels.
 SELF_CONDITION_BELOW = math.inf
@@ -111,8 +112,10 @@ class Ensemble:
         if self.refused:
             return f"{self.name}: {self.refused}"
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.rejected.items()))
-        found = len(self.conformers)
-        return f"{self.name}: {found} of {n} conformers in {self.attempts} attempts ({reasons})" if found < n else ""
+        found, asked, tried = len(self.conformers), f"{n} conformer{'s' * (n != 1)}", self.attempts
+        return (
+            f"{self.name}: {found} of {asked} in {tried} attempt{'s' * (tried != 1)} ({reasons})" if found < n else ""
+        )
 
     def next(self, request: Request) -> range:
         """About as many further attempts as are needed for what is missing."""

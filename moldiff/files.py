@@ -1,9 +1,11 @@
-"""Files that are either complete or absent."""
+"""Places for new files, checked before any work; files that are either complete or absent."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from moldiff.errors import RequestError
 
 
 @contextmanager
@@ -18,3 +20,22 @@ def write_atomically(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_sdf(option: str, path: Path, force: bool) -> None:
+    """:func:`check_place` for what is always an SDF."""
+    if path.suffix.lower() != ".sdf":
+        raise RequestError(f"{option} {path}: is written as .sdf")
+    check_place(f"{option} {path}", path, force)
+
+
+def check_place(named: str, path: Path, force: bool) -> None:
+    """Refuse, before any work, a file that could not be written at the end. ``named``: how the user named it."""
+    if path.is_dir():
+        raise RequestError(f"{named}: is a folder; name a file")
+    if path.exists() and not force:
+        raise RequestError(f"{named}: exists already; --force overwrites it")
+    if not path.parent.is_dir():
+        raise RequestError(f"{named}: the folder {path.parent} does not exist; make it first")
+    if not os.access(path.parent, os.W_OK):
+        raise RequestError(f"{named}: no permission to write into {path.parent}; choose another place")

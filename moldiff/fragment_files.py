@@ -1,4 +1,4 @@
-"""What ``moldiff generate`` is told to keep fixed: files and numbers → a plan, and a picture with the atoms' numbers."""
+"""What ``moldiff generate`` is told to keep fixed: files and numbers → wishes, and a picture with the atoms' numbers."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -9,25 +9,10 @@ from rdkit.Chem.Draw import rdMolDraw2D
 
 from moldiff import chem
 from moldiff.errors import RequestError
-from moldiff.fragments import Plan, Wishes, plan
-from moldiff.model_file import DataInfo
-from moldiff.samplers import Sampler
+from moldiff.fragments import Plan, Wishes
+from moldiff.given_files import read_given
 
 SIZE = 600, 450  # of a picture, pixels
-
-
-def plan_from_options(
-    data: DataInfo, sampler: Sampler, heavy_atoms: tuple[int, int] | None, picture: Path | None,
-    fix: Sequence[Path] | None, attach: Sequence[str] | None, replace: str | None, like: Path | None,
-    strength: float | None,
-) -> Plan:  # fmt: skip
-    """The plan for options of the same names; the picture is drawn. Raises RequestError for what cannot be met."""
-    planned = plan(read_wishes(fix, attach, replace, like, strength), data, sampler, heavy_atoms)
-    if picture is not None:
-        if planned.drawing is None:
-            raise RequestError(f"--picture {picture}: shows what is given by --fix or --like; give one of them")
-        draw(*planned.drawing, picture)
-    return planned
 
 
 def read_wishes(
@@ -47,20 +32,16 @@ def read_wishes(
         if not all(part.isascii() and part.isdigit() for part in texts):
             raise RequestError(f"--attach {','.join(texts)}: expected numbers of atoms counted from 1, such as 3,5")
         numbers = tuple(int(part) - 1 for part in texts)
-    parts = [_read("--fix", path) for path in fix or ()]
+    parts = [next(read_given("--fix", path)) for path in fix or ()]
     whole = reduce(Chem.CombineMols, parts) if parts else None
-    return Wishes(whole, numbers, replace, like and _read("--like", like), strength)
+    return Wishes(whole, numbers, replace, like and next(read_given("--like", like)), strength)
 
 
-def _read(option: str, path: Path) -> Chem.Mol:
-    if path.suffix.lower() not in (".sdf", ".mol"):
-        raise RequestError(f"{option} {path}: give an SDF, with 3D coordinates")
-    if not path.is_file():
-        raise RequestError(f"{option} {path}: there is no such file")
-    mol = next(chem.read_sdf(path), None)
-    if mol is None or not mol.GetNumAtoms():
-        raise RequestError(f"{option} {path}: RDKit cannot read its first record; correct the file")
-    return mol
+def draw_plan(plan: Plan, path: Path) -> None:
+    """A picture of the molecule that a plan starts from. Raises RequestError if there is none."""
+    if plan.drawing is None:
+        raise RequestError(f"--picture {path}: shows what is given by --fix or --like; give one of them")
+    draw(*plan.drawing, path)
 
 
 def draw(mol: Chem.Mol, marked: Sequence[int], path: Path) -> None:

@@ -16,15 +16,16 @@ import numpy as np
 import torch
 
 from moldiff import chem, fragment_checks, fragments
-from moldiff.attempts import Request, Tick, asked_values, choose_sampler, sample_attempts
+from moldiff.attempts import Request, asked_values, choose_sampler, sample_attempts
 from moldiff.conditions import find_property, read_target
 from moldiff.model import Model, choose_device
 from moldiff.model_file import HISTORY
 from moldiff.molecule import Molecules
+from moldiff.one_size import Tick
 from moldiff.overlay import overlay_of
 from moldiff.predictions import predictable, predicted, predictor_of
 from moldiff.predictor import Predictor
-from moldiff.samplers import Sampler
+from moldiff.requests import with_molecules
 from moldiff.screening import Facts, choose_screen, known_scores, rounded
 from moldiff.weights import find_weights
 from moldiff.workers import Here, Workers
@@ -167,14 +168,9 @@ class Generator:
         ranges = {k: v if isinstance(v, tuple) else (v, v) for k, v in (targets or {}).items()}
         options["targets"] = tuple(read_target(f"{k}={low!r}:{high!r}") for k, (low, high) in ranges.items())
         options["screen"] = choose_screen(scores, filter, relax)
-        overlay = overlay_of(shape, pharmacophore)
-        if sizes is None and like is None:
-            sizes = overlay.heavy_atoms(self.model.data)
+        draft = Request(n, seed, heavy_atoms=sizes, **options)
         wishes = fragments.Wishes(fix, None if attach is None else tuple(attach), replace, like, strength)
-        planned = fragments.plan(wishes, self.model.data, options.pop("sampler", Sampler()), sizes)
-        options |= planned.fields
-        options["guides"] = (*options.get("guides", ()), *overlay.guides(self.model.data, planned.known))
-        request = Request(n=n, seed=seed, **options)
+        request, _ = with_molecules(draft, self.model.data, wishes, overlay_of(shape, pharmacophore))
         for text in request.check(self.model):
             warnings.warn(text, stacklevel=2)
         outcomes = self.outcomes(request, workers=workers, batch_size=batch_size)

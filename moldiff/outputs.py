@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from moldiff import chem
 from moldiff.diversity import pick_diverse
 from moldiff.errors import RequestError
-from moldiff.files import write_atomically
+from moldiff.files import check_place, check_sdf, write_atomically
 from moldiff.formats import COLUMNS, WRITERS, records, reject_text, require_pyarrow, sdf_text, title
 from moldiff.generation import Record, Reject, Tally
 
@@ -38,7 +38,7 @@ class StandardOutput:
         self.stream: BinaryIO = sys.stdout.buffer
         self.rejects: BinaryIO | None = None
         if rejects:
-            check_rejects(rejects, force)
+            check_sdf("--rejects", rejects, force)
             with named(f"--rejects {rejects}"):
                 self.rejects = open(rejects, "wb")  # noqa: SIM115
 
@@ -101,10 +101,10 @@ class Output:
         self.seen: set[str] = set()
         self.paths = {"journal": self.journal} | ({"rejects": rejects} if rejects else {})
         if relaxed:
-            _check_place(f"--relax: {relaxed}", relaxed, force=force or resume)
+            check_place(f"--relax: {relaxed}", relaxed, force=force or resume)
             self.paths["relaxed"] = self.relaxed_journal
         if rejects:
-            check_rejects(rejects, force=force or resume)
+            check_sdf("--rejects", rejects, force=force or resume)
             if os.path.abspath(rejects) in {os.path.abspath(p) for p in (path, relaxed) if p}:
                 raise RequestError(f"--rejects {rejects}: is the output itself; choose another name")
         tally, sizes = self._continued() if resume else (Tally(), {})
@@ -256,21 +256,4 @@ def check_output(path: Path, force: bool) -> None:
         raise RequestError(f"-o {path}: unknown format {path.suffix or '(no suffix)'}; use {formats}, or -")
     if path.suffix.lower() == ".parquet":
         require_pyarrow()
-    _check_place(f"-o {path}", path, force)
-
-
-def check_rejects(path: Path, force: bool) -> None:
-    if path.suffix.lower() != ".sdf":
-        raise RequestError(f"--rejects {path}: rejects are written as .sdf")
-    _check_place(f"--rejects {path}", path, force)
-
-
-def _check_place(option: str, path: Path, force: bool) -> None:
-    if path.is_dir():
-        raise RequestError(f"{option}: is a folder; name a file")
-    if path.exists() and not force:
-        raise RequestError(f"{option}: exists already; --force overwrites it")
-    if not path.parent.is_dir():
-        raise RequestError(f"{option}: the folder {path.parent} does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise RequestError(f"{option}: no permission to write into {path.parent}; choose another place")
+    check_place(f"-o {path}", path, force)

@@ -1,7 +1,7 @@
 """Reference molecules → guides that lay new molecules over them: over their volume, or over their features."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from rdkit.Chem import ChemicalFeatures
 
 from moldiff import chem
 from moldiff.errors import RequestError
+from moldiff.given_files import read_given
 from moldiff.guidance import Guide
 from moldiff.guides import Feature, FeatureGuide, ShapeGuide
 from moldiff.known import Known
@@ -104,8 +105,8 @@ def read_overlay(shape: Path | None, pharmacophore: Path | None) -> Overlay:
         RequestError: a file is missing or cannot be read.
     """
     return Overlay(
-        None if shape is None else next(_read(shape, "--shape")),
-        () if pharmacophore is None else tuple(_read(pharmacophore, "--pharmacophore")),
+        None if shape is None else next(read_given("--shape", shape)),
+        () if pharmacophore is None else tuple(read_given("--pharmacophore", pharmacophore)),
     )
 
 
@@ -113,18 +114,6 @@ def overlay_of(shape: Chem.Mol | None, pharmacophore: Chem.Mol | Sequence[Chem.M
     """From molecules; None: nothing asked for."""
     single = isinstance(pharmacophore, Chem.Mol)
     return Overlay(shape, (pharmacophore,) if single else tuple(pharmacophore or ()))
-
-
-def _read(path: Path, option: str) -> Iterator[Chem.Mol]:
-    if not path.is_file():
-        raise RequestError(f"{option} {path}: no such file")
-    number = 0
-    for number, mol in enumerate(chem.read_sdf(path), 1):
-        if mol is None:
-            raise RequestError(f"{option} {path}: RDKit cannot read molecule {number}; correct it")
-        yield mol
-    if not number:
-        raise RequestError(f"{option} {path}: no molecule in it; give an SDF")
 
 
 def _positions(mol: Chem.Mol, option: str) -> np.ndarray:

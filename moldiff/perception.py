@@ -13,12 +13,13 @@ from rdkit import Chem
 from rdkit.Chem import Mol
 
 from moldiff import chem, stereo
-from moldiff.attempts import BATCH, Request, Tick
+from moldiff.attempts import Request
 from moldiff.completion import BONDS, complete, element_token, size_problem
 from moldiff.datasets import records
 from moldiff.generation import Generator, Record, Reject
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
+from moldiff.one_size import BATCH, Tick
 from moldiff.samplers import Sampler
 
 # The known coordinates leave little to find: 5, 10 and 20 steps give the same share of right molecules within the error,
@@ -77,7 +78,9 @@ class Perception:
         """Why there is no record, "" if there is one."""
         if self.record is not None:
             return ""
-        return f"{self.name}: {self.refused or f'not valid in {len(self.outcomes)} attempts: {self.reject.reason}'}"
+        count = len(self.outcomes)
+        failed = f"not valid in {count} attempt{'s' * (count != 1)}"
+        return f"{self.name}: {self.refused or f'{failed}: {self.reject.reason}'}"
 
     def is_done(self, request: Request) -> bool:
         return self.template is None or self.record is not None or len(self.outcomes) >= request.attempts

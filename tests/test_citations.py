@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moldiff import __version__
-from moldiff.citations import BIBTEX
+from moldiff.citations import bibtex
 from moldiff.cli import app
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ def parsed(text: str) -> dict[str, tuple[str, dict[str, str]]]:
     return entries
 
 
-ENTRIES = parsed(BIBTEX)
+ENTRIES = parsed(bibtex())
 
 
 @pytest.mark.parametrize("key", ENTRIES)
@@ -63,7 +63,7 @@ def test_every_preprint_that_the_sources_name_is_cited():
 
 def test_the_versions_agree():
     version = f"version = {{{__version__}}}"
-    assert version in BIBTEX
+    assert version in bibtex()
     assert re.search(rf"^version: {re.escape(__version__)}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     assert re.search(rf"^## \[{re.escape(__version__)}\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
 
@@ -71,4 +71,4 @@ def test_the_versions_agree():
 def test_the_command_prints_them():
     result = CliRunner().invoke(app, ["cite"])
     assert result.exit_code == 0
-    assert result.stdout == BIBTEX + "\n"
+    assert result.stdout == bibtex()

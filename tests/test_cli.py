@@ -219,7 +219,7 @@ class TestRefusals:
             ("-o out.mol", "-o out.mol: unknown format .mol; use .sdf .smi .csv .xyz .parquet, or -"),
             ("-o absent/out.sdf", "-o absent/out.sdf: the folder absent does not exist; make it first"),
             ("-o .", "-o .: unknown format (no suffix)"),
-            ("--rejects no.csv", "--rejects no.csv: rejects are written as .sdf"),
+            ("--rejects no.csv", "--rejects no.csv: is written as .sdf"),
             ("--rejects molecules.sdf", "--rejects molecules.sdf: is the output itself; choose another name"),
             ("-o - --resume", "--resume: standard output cannot be resumed; write to a file"),
         ],

@@ -54,7 +54,9 @@ class TestConformers:
         assert said["request"] == {"n": 2, "seed": 3, "steps": 8, "max_attempts": 120}
 
     def test_all_done(self, folder):
-        assert run("conformers", "good.smi", "-n", 1, "--steps", 8, "-o", "a.sdf").exit_code == 0
+        made = run("conformers", "good.smi", "-n", 1, "--steps", 8, "-o", "a.sdf")
+        assert made.exit_code == 0
+        assert " on 1 molecule, rejected: " in made.stderr and "1 conformer, " in made.stderr
         refused = run("conformers", "good.smi", "-o", "a.sdf")
         assert (refused.exit_code, "--force" in refused.stderr) == (2, True)
         assert run("conformers", "good.smi", "-n", 1, "--steps", 8, "-o", "a.sdf", "--force").exit_code == 0
@@ -63,7 +65,7 @@ class TestConformers:
         ("arguments", "named"),
         [
             (["none.smi"], "no such file"), (["good.smi", "-o", "a.csv"], ".sdf"), (["good.smi", "-n", "0"], "-n 0"),
-            (["good.smi", "-o", "no/a.sdf"], "its folder does not exist"), (["good.smi", "--model", "x"], "--model x"),
+            (["good.smi", "-o", "no/a.sdf"], "the folder no does not exist"), (["good.smi", "--model", "x"], "--model x"),
             (["good.smi", "--quality", "bad"], "--quality bad"), (["good.smi", "--column", "a"], "--column a"),
         ],
     )  # fmt: skip
@@ -84,7 +86,7 @@ class TestConformers:
 
         monkeypatch.setattr(conformers, "ensembles", interrupted)
         result = run("conformers", "some.smi", "-n", 1, "--steps", 8)
-        assert (result.exit_code, "interrupted after 1 molecules" in result.stderr) == (130, True)
+        assert (result.exit_code, "interrupted after 1 molecule; " in result.stderr) == (130, True)
         assert [m.GetProp("_Name") for m in molecules("conformers.sdf")] == ["methanol"]
 
 

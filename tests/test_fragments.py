@@ -18,7 +18,7 @@ from moldiff import chem, cli, fragments
 from moldiff.attempts import Request
 from moldiff.errors import RequestError
 from moldiff.fragment_checks import is_kept, objection, similarity
-from moldiff.fragment_files import draw, plan_from_options, read_wishes
+from moldiff.fragment_files import draw, draw_plan, read_wishes
 from moldiff.fragments import STARTS, Plan, Wishes, start_near
 from moldiff.generation import Record, Tally, load
 from moldiff.model_file import DataInfo
@@ -385,21 +385,30 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"fix": [Path("none.sdf")]}, "--fix none.sdf: there is no such file"),
+            ({"fix": [Path("none.sdf")]}, "--fix none.sdf: no such file"),
             ({"like": Path("a.smi")}, "--like a.smi: give an SDF, with 3D coordinates"),
-            ({"fix": [Path("bad.sdf")]}, "--fix bad.sdf: RDKit cannot read its first record"),
+            ({"fix": [Path("bad.sdf")]}, "--fix bad.sdf: RDKit cannot read molecule 1"),
             ({"attach": ["1,x"]}, "--attach 1,x: expected numbers of atoms counted from 1, such as 3,5"),
-            ({"picture": Path("a.png")}, "--picture a.png: shows what is given by --fix or --like"),
-            ({"fix": [Path("good.sdf")], "picture": Path("a.gif")}, "--picture a.gif: unknown format"),
         ],
         ids=lambda x: str(x)[:40],
     )
-    def test_what_cannot_be_read_is_refused(self, folder, data, options, message):
+    def test_what_cannot_be_read_is_refused(self, folder, options, message):
         Path("bad.sdf").write_text("no molecule\n$$$$\n")
-        write("good.sdf", "CC")
-        none = dict.fromkeys(("picture", "fix", "attach", "replace", "like", "strength"))
+        none = dict.fromkeys(("fix", "attach", "replace", "like", "strength"))
         with pytest.raises(RequestError, match=re.escape(message)):
-            plan_from_options(data, Sampler(), None, **{**none, **options})
+            read_wishes(**{**none, **options})
+
+    @pytest.mark.parametrize(
+        ("wishes", "path", "message"),
+        [
+            ({}, Path("a.png"), "--picture a.png: shows what is given by --fix or --like"),
+            ({"fix": embed("CC")}, Path("a.gif"), "--picture a.gif: unknown format"),
+        ],
+        ids=["nothing", "gif"],
+    )
+    def test_what_cannot_be_drawn_is_refused(self, data, wishes, path, message):
+        with pytest.raises(RequestError, match=re.escape(message)):
+            draw_plan(fragments.plan(Wishes(**wishes), data, Sampler()), path)
 
     def test_a_picture_counts_from_one(self, folder):
         draw(embed("CCO"), (1,), Path("a.png"))

@@ -18,7 +18,7 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from moldiff import chem, html
-from moldiff.citations import BIBTEX
+from moldiff.citations import bibtex
 from moldiff.html import composition, sources
 from moldiff.html.columns import KNOWN, columns
 from moldiff.html.drawing import draw, draw_smiles, mol_block
@@ -284,9 +284,9 @@ def test_the_maker_is_known_only_by_its_weights():
 
 
 def test_sources_are_cited():
-    missing = {known.source for known in KNOWN.values() if known.source} - set(re.findall(r"doi = \{(.*?)\}", BIBTEX))
+    missing = {known.source for known in KNOWN.values() if known.source} - set(re.findall(r"doi = \{(.*?)\}", bibtex()))
     assert missing == set()
-    keys = set(re.findall(r"^@\w+\{(\w+),", BIBTEX, re.MULTILINE))
+    keys = set(re.findall(r"^@\w+\{(\w+),", bibtex(), re.MULTILINE))
     assert keys >= sources.ALWAYS | set(sources.OF_METRICS.values())
     texts = [s.text for s in sources.sources_of(["fcd"], ["10.1038/sdata.2014.22"])]
     assert any(text.startswith("Preuer, Renz, Unterthiner et al. Fréchet ChemNet Distance") for text in texts)

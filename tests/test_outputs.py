@@ -373,7 +373,7 @@ class TestRefusals:
     def test_rejects_must_be_another_sdf(self, path):
         with pytest.raises(RequestError, match="is the output itself"):
             Output(path, PROVENANCE, IDENTITY, rejects=path)
-        with pytest.raises(RequestError, match=r"--rejects .*no.csv: rejects are written as .sdf"):
+        with pytest.raises(RequestError, match=r"--rejects .*no.csv: is written as .sdf"):
             Output(path, PROVENANCE, IDENTITY, rejects=path.with_name("no.csv"))
 
     def test_no_permission(self, path, monkeypatch):

@@ -53,6 +53,6 @@ def doctor(device: Device = "auto") -> None:
 
 def cite() -> None:
     """Print the references of this program and of the methods in it, as BibTeX."""
-    from moldiff.citations import BIBTEX
+    from moldiff.citations import bibtex
 
-    typer.echo(BIBTEX)
+    typer.echo(bibtex(), nl=False)

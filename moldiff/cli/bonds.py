@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from moldiff.cli.completing import Tally, check_sdf, sdf_file, sdf_text
+from moldiff.cli.completing import Tally, sdf_file, sdf_text
 from moldiff.cli.options import Device, Force
+from moldiff.files import check_sdf
 from moldiff.terminal import one_line_errors
 
 
@@ -41,7 +42,7 @@ def bonds(
         _check(file, output, rejects, force)
         frames = frames_of_file(read_records(file))
         request, generator = bonds_request(seed, steps, max_attempts), load(model, device)
-        tally = Tally(generator, request, "molecules with bonds", "valid bonds")
+        tally = Tally(generator, request, "molecule with bonds", "valid bonds")
         found = perceptions(generator, frames, request, tally.tick)
         with sdf_file(output) as write, sdf_file(rejects) as write_reject, tally.running():
             for one in found:

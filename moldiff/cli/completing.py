@@ -18,16 +18,10 @@ if TYPE_CHECKING:
 SHOWN = 20  # problems at the terminal; all are in the summary
 
 
-def check_sdf(option: str, path: Path, force: bool) -> None:
-    """Refuse, before any work, what could not be written at the end."""
-    from moldiff.errors import RequestError
-
-    if path.suffix.lower() != ".sdf":
-        raise RequestError(f"{option} {path}: is written as .sdf")
-    if path.is_dir() or not path.resolve().parent.is_dir():
-        raise RequestError(f"{option} {path}: is a folder, or its folder does not exist; name a file in one that does")
-    if path.exists() and not force:
-        raise RequestError(f"{option} {path}: exists already; --force overwrites it")
+def counted(count: int, what: str) -> str:
+    """E.g. 1 molecule with bonds, 2 molecules with bonds: the first word takes the s."""
+    first, *rest = what.split()
+    return " ".join([str(count), first + "s" * (count != 1), *rest])
 
 
 @contextmanager
@@ -43,10 +37,10 @@ def sdf_file(path: Path | None) -> Iterator[Callable[[str], Any]]:
 
 
 class Tally:
-    """What has come out so far, molecule by molecule. ``records``: what they are called; ``wanted``: of each molecule."""
+    """What has come out so far, molecule by molecule. ``record``: what one is called; ``wanted``: of each molecule."""
 
-    def __init__(self, generator: "Generator", request: "Request", records: str, wanted: str):
-        self.request, self.records, self.wanted = request, records, wanted
+    def __init__(self, generator: "Generator", request: "Request", record: str, wanted: str):
+        self.request, self.record, self.wanted = request, record, wanted
         self.facts = {"device": generator.device, **provenance_of(generator, request.sampler.evaluations)}
         self.molecules = self.kept = self.stopped = 0
         self.rejected: Counter[str] = Counter()
@@ -91,9 +85,9 @@ class Tally:
         for line in self._lines(path):
             console.print(line, highlight=False, markup=False)
         if self.stopped:
-            fail(f"interrupted after {self.molecules} molecules, which are in {path}", self.stopped)
+            fail(f"interrupted after {counted(self.molecules, 'molecule')}; what is made is in {path}", self.stopped)
         if self.problems:
-            fail(f"{len(self.problems)} of {self.molecules} molecules without {self.wanted}", code=3)
+            fail(f"{len(self.problems)} of {counted(self.molecules, 'molecule')} without {self.wanted}", code=3)
 
     def _summary(self) -> dict[str, Any]:
         r = self.request
@@ -109,8 +103,9 @@ class Tally:
         if len(self.problems) > SHOWN:
             yield f"… and {len(self.problems) - SHOWN} more, see {path}.summary.json"
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.rejected.items())) or "none"
-        yield f"{self.kept + self.rejected.total()} attempts on {self.molecules} molecules, rejected: {reasons}"
-        yield f"{self.kept} {self.records}, {time.monotonic() - self.started:.1f} s → {path}"
+        attempts = counted(self.kept + self.rejected.total(), "attempt")
+        yield f"{attempts} on {counted(self.molecules, 'molecule')}, rejected: {reasons}"
+        yield f"{counted(self.kept, self.record)}, {time.monotonic() - self.started:.1f} s → {path}"
 
 
 def sdf_text(record: "Record", title: str, tags: dict[str, Any], facts: dict[str, Any]) -> str:

@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from moldiff.cli.completing import Tally, check_sdf, sdf_file, sdf_text
+from moldiff.cli.completing import Tally, sdf_file, sdf_text
 from moldiff.cli.options import Device, Force
+from moldiff.files import check_sdf
 from moldiff.terminal import one_line_errors
 
 
@@ -40,7 +41,7 @@ def conformers(
         check_sdf("-o", output, force)
         sources = read_records(file, column)
         request, generator = conformers_request(n, seed, quality, steps, max_attempts), load(model, device)
-        tally = Tally(generator, request, "conformers", f"all of their {n} conformers")
+        tally = Tally(generator, request, "conformer", f"all of their {n} conformers" if n > 1 else "their conformer")
         found = ensembles(generator, sources, request, tally.tick)
         with sdf_file(output) as write, tally.running():
             for ensemble in found:

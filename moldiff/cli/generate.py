@@ -153,12 +153,13 @@ def generate(
     Example: moldiff generate -n 100 -o molecules.sdf
     """
     with one_line_errors():
-        from moldiff.attempts import choose_sampler
+        from moldiff.attempts import Request, choose_sampler
         from moldiff.conditions import read_target
-        from moldiff.fragment_files import plan_from_options
-        from moldiff.generation import Request, load
+        from moldiff.fragment_files import draw_plan, read_wishes
+        from moldiff.generation import load
         from moldiff.outputs import Output, StandardOutput, is_complete
         from moldiff.overlay import read_overlay
+        from moldiff.requests import with_molecules
         from moldiff.screening import choose_screen
 
         batch = None if batch_size == "auto" else positive(batch_size, f"--batch-size {batch_size}", "or auto")
@@ -169,18 +170,17 @@ def generate(
         generator = load(model, device)
         sampler = choose_sampler(quality, steps)
         overlay = read_overlay(shape, pharmacophore)
-        if sizes is None and like is None:
-            sizes = overlay.heavy_atoms(generator.model.data)
         targets = tuple(map(read_target, target or []))
         kept = {"fix": fix, "attach": attach, "replace": replace, "like": like, "strength": strength}
-        planned = plan_from_options(generator.model.data, sampler, sizes, picture, **kept)
-        guides = overlay.guides(generator.model.data, planned.known)
+        draft = Request(
+            n, seed, sampler, sizes, unique=unique, max_attempts=max_attempts, time_limit=time_limit, targets=targets,
+            guidance=guidance, screen=screen,
+        )  # fmt: skip
+        request, planned = with_molecules(draft, generator.model.data, read_wishes(**kept), overlay)
+        if picture is not None:
+            draw_plan(planned, picture)
         for text in planned.notes:
             typer.echo(text, err=True)
-        request = Request(
-            n, seed, unique=unique, max_attempts=max_attempts, time_limit=time_limit, targets=targets, guidance=guidance,
-            guides=guides, screen=screen, **planned.fields,
-        )  # fmt: skip
         for text in request.check(generator.model):
             typer.echo(f"warning: {text}", err=True)
         provenance = provenance_of(generator, request.evaluations)
@@ -190,7 +190,7 @@ def generate(
         if planned.known:
             given = {k: [*map(str, v)] if isinstance(v, list) else str(v) for k, v in kept.items() if v}
             identity |= given | {"known": repr(planned.known)}
-        if guides:
+        if request.guides:
             paths = {"shape": shape, "pharmacophore": pharmacophore}
             identity |= {k: str(v) for k, v in paths.items() if v} | {"guides": request.key(generator.hash)}
         asked = {"scores": scores, "filter": filter, "relax": relax, "diverse": diverse}

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from moldiff.citations import BIBTEX
+from moldiff.citations import bibtex
 
 ALWAYS = {"moldiff", "rdkit", "rego2015threedmol", "wilson1927interval"}
 # Metrics whose definition names no source, by the beginning of their names.
@@ -27,11 +27,11 @@ class Source:
 
 
 def sources_of(names: Iterable[str], texts: Iterable[str]) -> list[Source]:
-    """References of the metrics called ``names``, and of every DOI and arXiv number in ``texts``, in the order of BIBTEX."""
+    """References of the metrics called ``names``, and of every DOI and arXiv number in ``texts``, as ordered there."""
     wanted = ALWAYS | {key for name in names for start, key in OF_METRICS.items() if name.startswith(start)}
     text = "\n".join(texts)
     found = []
-    for key, body in _ENTRY.findall(BIBTEX):
+    for key, body in _ENTRY.findall(bibtex()):
         fields = dict(_FIELD.findall(body))
         if key in wanted or any(fields.get(kind, "\0") in text for kind in ("doi", "eprint")):
             found.append(_source(fields))

@@ -1,0 +1,57 @@
+"""Molecules of one exact size, sampled together: batches are filled up, and their arithmetic ignores what else is in them."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from moldiff.conditions import Conditions
+from moldiff.guidance import Guide, classifier_free, evaluations, guided
+from moldiff.model import Model
+from moldiff.molecule import Molecules
+from moldiff.samplers import KeyedRandomness, Sampler, sample
+from moldiff.schedules import NoiseLevel
+
+# Molecules in one batch, by kind of device. A CPU is at its best from 8 molecules of a size; a GPU wants many.
+BATCH = {"cpu": 64, "cuda": 512, "mps": 256}
+Tick = Callable[[float], None]  # told of work done, in molecules, since it was last called
+
+
+def filled_rows(count: int, atoms: int) -> list[int]:
+    """The rows of a batch, and the first of them again until there are enough.
+
+    Very small matrices round differently, see :func:`moldiff.denoisers.layers.on_enough_rows`.
+    """
+    return [*range(count), *[0] * max(0, -(-32 // atoms) - count)]
+
+
+def sample_filled(
+    model: Model, random: KeyedRandomness, template: Molecules, free: NoiseLevel, conditions: Conditions,
+    sampler: Sampler, guides: Sequence[Guide], guidance: float, tick: Tick,
+) -> Molecules:  # fmt: skip
+    """The free fields of a batch on the device, made; what is beyond the streams of ``random`` only fills it up.
+
+    ``template``, ``free`` (1 where a field is made), ``conditions`` and ``guides`` have the rows of :func:`filled_rows`.
+    ``guidance``: weight of classifier-free guidance. Returns as many molecules as ``random`` has streams.
+    """
+    count, (total, atoms) = len(random.streams), template.mask.shape
+    each = count / (sampler.evaluations * evaluations(bool(conditions.given.any()), guidance))
+
+    def denoise(state, level, given, previous):
+        tick(each)
+        return model.denoise(state, level, given, previous)
+
+    denoiser = guided(classifier_free(denoise, conditions, guidance), guides)
+    made, _ = sample(denoiser, model.process, template, free, sampler, random.padded(total - count).of_size(atoms))
+    return made.select(slice(count))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Threads cut tensors into pieces, at whose ends torch rounds some functions (SiLU) otherwise; see workers instead."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

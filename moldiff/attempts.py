@@ -7,7 +7,7 @@ arithmetic on one molecule does not depend on its batch.
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -94,32 +94,12 @@ def choose_sampler(quality: str | None, steps: int | None) -> Sampler:
     return QUALITIES[quality]
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What is drawn of molecules before they are made."""
-
-    heavy: Integer[np.ndarray, " b"]  # atoms that are no hydrogens; 0: unknown
-    atoms: Integer[np.ndarray, " b"]
-    composition: Integer[np.ndarray, "b tokens"] | None  # atoms of each token; None: made with the molecule
-
-    def __len__(self) -> int:
-        return len(self.atoms)
-
-    def select(self, rows: Sequence[int]) -> "Sizes":
-        return Sizes(self.heavy[rows], self.atoms[rows], None if self.composition is None else self.composition[rows])
-
-
 class SizeDraw:
-    """Sizes as in the training data, given a range of heavy atoms, what is known, and property values.
+    """Sizes from the training histogram, given a range of heavy atoms, what is known, and property values."""
 
-    Where compositions are known well enough (``data.compositions``) and no atom is, sizes come with compositions: a molecule
-    whose elements are settled before its graph has fewer ways to go wrong.
-    """
-
-    def __init__(self, data: DataInfo, heavy: tuple[int, int] | None, known: Known | None = None, compose: bool = True):
+    def __init__(self, data: DataInfo, heavy: tuple[int, int] | None, known: Known | None = None):
         self.data = data
-        self.composed = compose and known is None and bool(data.compositions)
-        histogram = self._composed() if self.composed else np.array(data.size_histogram)
+        histogram = np.array(data.size_histogram)
         least, most = int(histogram[:, 0].min()), int(histogram[:, 0].max())
         if heavy is not None:
             low, high = heavy
@@ -135,16 +115,9 @@ class SizeDraw:
                 raise RequestError(f"{asked}: no training molecule has that many heavy atoms; widen the range")
         if known is not None:
             histogram = self._with_known(histogram, known)
-        self.table, self.counts = histogram, histogram[:, 2]
+        self.sizes, self.counts = histogram[:, :2], histogram[:, 2]
         if known is not None and known.grows and "H" in data.vocabulary:
             self.counts = self.counts * self._odds(histogram, known)
-
-    def _composed(self) -> Integer[np.ndarray, "rows columns"]:
-        """Heavy atoms, atoms, molecules, and the atoms of each token."""
-        *compositions, count = np.array(self.data.compositions).T
-        composition = np.stack(compositions, 1)
-        heavy = composition @ np.array(self.data.heavy)
-        return np.column_stack([heavy, composition.sum(1), count, composition])
 
     def _with_known(self, histogram: np.ndarray, known: Known) -> np.ndarray:
         """The rows that have room for what is known, or just its size if nothing is added."""
@@ -172,30 +145,27 @@ class SizeDraw:
         uniform: Float[np.ndarray, " b"],
         values: Float[np.ndarray, "b properties"] | None = None,
         atoms: Integer[np.ndarray, " b"] | None = None,
-    ) -> Sizes:
-        """For each uniform number; ``values``: NaN where none is asked for; ``atoms``, where given, are not drawn."""
+    ) -> Integer[np.ndarray, "b 2"]:
+        """(heavy atoms, atoms) for each uniform number; ``values``: NaN where none is asked for; ``atoms``, where given,
+        leaves only the number of heavy atoms to be drawn."""
         weights = np.broadcast_to(self.counts.astype(float), (len(uniform), len(self.counts)))
         if atoms is not None:
-            weights = weights * (self.table[:, 1] == atoms[:, None])
-        if values is not None and len(self.table) > 1:
+            weights = weights * (self.sizes[:, 1] == atoms[:, None])
+        if values is not None and len(self.sizes) > 1:
             weights = weights * self._likelihood(values, weights > 0)
         cdf = weights.cumsum(1) / weights.sum(1, keepdims=True)
-        drawn = self.table[(cdf <= uniform[:, None]).sum(1).clip(max=len(self.table) - 1)]
-        return Sizes(drawn[:, 0], drawn[:, 1], drawn[:, 3:] if self.composed else None)
+        return self.sizes[(cdf <= uniform[:, None]).sum(1).clip(max=len(self.sizes) - 1)]
 
     def _likelihood(self, values: np.ndarray, possible: np.ndarray) -> np.ndarray:
-        """p(values | size) for every row of the table, up to a factor: normal, by the training data of each size, or
-        composition.
+        """p(values | size) for every row of the histogram, up to a factor: normal, by the training data of each size.
 
-        So a large polarisability gives large molecules. Rows without statistics are possible where no others are.
+        So a large polarisability gives large molecules. Sizes without statistics are possible where no others are.
         """
-        known = self.data.property_by_composition if self.composed else self.data.property_by_size
-        statistics = {tuple(group): (np.array(mean), np.array(std)) for *group, mean, std in known}
-        groups = self.table[:, 3:] if self.composed else self.table[:, :2]
-        log = np.full((len(values), len(self.table)), -1e6)
-        for column, group in enumerate(map(tuple, groups.tolist())):
-            if group in statistics:
-                mean, std = statistics[group]
+        of_size = {tuple(size): (np.array(mean), np.array(std)) for *size, mean, std in self.data.property_by_size}
+        log = np.full((len(values), len(self.sizes)), -1e6)
+        for column, size in enumerate(map(tuple, self.sizes.tolist())):
+            if size in of_size:
+                mean, std = of_size[size]
                 log[:, column] = np.nansum(-0.5 * ((values - mean) / std) ** 2 - np.log(std) * ~np.isnan(values), 1)
         log = np.where(possible, log, -np.inf)
         return np.exp(log - log.max(1, keepdims=True))
@@ -212,17 +182,17 @@ def sample_attempts(
 
 
 def sample_sizes(
-    model: Model, request: Request, random: KeyedRandomness, sizes: Sizes,
+    model: Model, request: Request, random: KeyedRandomness, sizes: Integer[np.ndarray, "b 2"],
     values: Float[np.ndarray, "b properties"] | None, batch_size: int | None = None, tick: Tick = lambda work: None,
 ) -> Molecules:  # fmt: skip
-    """Raw molecules of these sizes and property values, in their order, padded to the largest, on the CPU."""
+    """Raw molecules of these sizes (heavy atoms or 0, atoms) and property values, in their order, on the CPU."""
     batch = batch_size or BATCH[model.device.type]
     parts: dict[int, Molecules] = {}
     with one_thread(), torch.inference_mode():
-        for atoms in np.unique(sizes.atoms).tolist():
-            positions = np.flatnonzero(sizes.atoms == atoms).tolist()
+        for atoms in np.unique(sizes[:, 1]).tolist():
+            positions = np.flatnonzero(sizes[:, 1] == atoms).tolist()
             asked = None if values is None else values[positions]
-            alike = SameSize(model, request, sizes.select(positions), asked, tick)
+            alike = SameSize(model, request, sizes[positions, 0], asked, tick)
             sampled = alike.sample(random.select(positions), atoms, batch)
             parts |= dict(zip(positions, sampled.to("cpu").split(), strict=True))
         return Molecules.collate([parts[k] for k in range(len(sizes))])
@@ -230,11 +200,10 @@ def sample_sizes(
 
 def draw_request(
     data: DataInfo, request: Request, random: KeyedRandomness
-) -> tuple[Float[np.ndarray, "b properties"] | None, Sizes]:
+) -> tuple[Float[np.ndarray, "b properties"] | None, Integer[np.ndarray, "b 2"]]:
     """Property values in physical units (NaN: not asked for; None: none is) and the size of every attempt."""
     uniform, values = _draw_values(data, request, random)
-    draw = SizeDraw(data, request.heavy_atoms, request.known, compose=not request.guides)
-    return values, draw(uniform, values)
+    return values, SizeDraw(data, request.heavy_atoms, request.known)(uniform, values)
 
 
 def _draw_values(
@@ -261,7 +230,7 @@ class SameSize:
 
     model: Model
     request: Request
-    sizes: Sizes
+    heavy: Integer[np.ndarray, " b"]  # 0: unknown
     values: Float[np.ndarray, "b properties"] | None  # physical
     tick: Tick
 
@@ -291,28 +260,18 @@ class SameSize:
         r, device, filled = self.request, self.model.device, filled_rows(len(rows), random.atoms)
         chosen = np.array(rows)[filled]
         if r.known is None:
-            template, free = self.template(chosen, random.atoms)
+            template = blank(len(filled), random.atoms, device)
+            free = NoiseLevel.free(template, torch.ones(len(filled), device=device))
         else:
             template, free = r.known.template(len(filled), random.atoms, device)
         conditions = self.conditions(chosen).to(device)
         return sample_filled(self.model, random, template, free, conditions, r.sampler, r.guides, r.guidance, self.tick)
 
-    def template(self, rows: Integer[np.ndarray, " b"], atoms: int) -> tuple[Molecules, NoiseLevel]:
-        """Molecules of which nothing is known but the size, or the composition, too."""
-        template = blank(len(rows), atoms, self.model.device)
-        free = NoiseLevel.free(template, torch.ones(len(rows), device=self.model.device))
-        if self.sizes.composition is None:
-            return template, free
-        counts = torch.from_numpy(self.sizes.composition[rows])
-        tokens = torch.arange(counts.shape[1]).repeat(len(rows)).repeat_interleave(counts.flatten())
-        template = template.replace(atom=tokens.reshape(len(rows), atoms).to(self.model.device))
-        return template, replace(free, atom=torch.zeros_like(free.atom))
-
     def conditions(self, rows: Integer[np.ndarray, " b"]) -> Conditions:
         properties = self.model.data.properties
         unknown = np.full((len(rows), len(properties)), np.nan)
         values = torch.from_numpy(unknown if self.values is None else self.values[rows]).float()
-        return Conditions.from_physical(values, properties, torch.from_numpy(self.sizes.heavy[rows]))
+        return Conditions.from_physical(values, properties, torch.from_numpy(self.heavy[rows]))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

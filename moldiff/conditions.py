@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moldiff.errors import RequestError
 
-ENOUGH = 20  # molecules of a size or composition, for statistics of their properties
+ENOUGH = 20  # molecules of a size, for statistics of their properties
 TOLERANCE = 0.1  # of the training range: so far beyond it a target is only warned of
 
 
@@ -74,22 +74,21 @@ def check_targets(targets: Sequence[Target], properties: Sequence["Property"]) -
     return warnings
 
 
-def properties_by_group(
-    values: Float[np.ndarray, "molecules properties"], groups: Integer[np.ndarray, "molecules columns"]
-) -> list[tuple]:
-    """Mean and standard deviation of each property for every group that has enough known values of all of them.
+def properties_by_size(
+    values: Float[np.ndarray, "molecules properties"], sizes: Integer[np.ndarray, "molecules 2"]
+) -> list[tuple[int, int, list[float], list[float]]]:
+    """Mean and standard deviation of each property for every size that has enough known values of all of them.
 
-    A group is what molecules with the same row of ``groups`` are, such as (heavy atoms, atoms); a row of the result is
-    (group..., means, deviations). Deviations are no smaller than a tenth of those of all molecules.
+    A size is (heavy atoms, atoms); a row is (heavy atoms, atoms, means, deviations).
+    Deviations are no smaller than a tenth of those of all molecules.
     """
     rows = []
     floor = 0.1 * np.nanstd(values, 0) if values.size else np.zeros(values.shape[1])
-    found, group_of = np.unique(groups, axis=0, return_inverse=True)
-    for k, group in enumerate(found.tolist()):
-        of_group = values[group_of.ravel() == k].astype(float)
-        if values.shape[1] and (~np.isnan(of_group)).sum(0).min() >= ENOUGH:
-            std = np.maximum(np.nanstd(of_group, 0), floor)
-            rows.append((*group, np.nanmean(of_group, 0).tolist(), std.tolist()))
+    for heavy, atoms in np.unique(sizes, axis=0).tolist():
+        of_size = values[(sizes == [heavy, atoms]).all(1)].astype(float)
+        if values.shape[1] and (~np.isnan(of_size)).sum(0).min() >= ENOUGH:
+            std = np.maximum(np.nanstd(of_size, 0), floor)
+            rows.append((heavy, atoms, np.nanmean(of_size, 0).tolist(), std.tolist()))
     return rows
 
 

@@ -56,10 +56,7 @@ def adapt(
         remedy = f"--extend-vocabulary adds it; `moldiff data prepare --vocabulary-of {path}` drops the molecules"
         raise TrainingError(f"{path}: {text} is not in its vocabulary ({' '.join(source.vocabulary)}); {remedy}")
     names = {"name": info.name, "source": info.source, "sha256": info.sha256}
-    # compositions: those of a small set would leave little that is new
-    return dataclasses.replace(
-        extended(source, info, added), size_histogram=info.size_histogram, compositions=(), **names
-    )
+    return dataclasses.replace(extended(source, info, added), size_histogram=info.size_histogram, **names)
 
 
 def extended(source: DataInfo, info: DataInfo, added: Sequence[str]) -> DataInfo:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,10 +41,7 @@ class DataInfo:
     source: str
     sha256: str  # of the training split
     # (heavy atoms, atoms, means, deviations), where the size is frequent enough
-    property_by_size: tuple[tuple[int | tuple[float, ...], ...], ...] = ()
-    compositions: tuple[tuple[int, ...], ...] = ()  # (atoms of each token, molecules); empty: too many to draw by
-    # (atoms of each token, means, deviations), where the composition is frequent enough
-    property_by_composition: tuple[tuple[int | tuple[float, ...], ...], ...] = ()
+    property_by_size: tuple[tuple[int, int, tuple[float, ...], tuple[float, ...]], ...] = ()
 
     @property
     def heavy(self) -> tuple[bool, ...]:
@@ -67,15 +64,8 @@ class DataInfo:
             "bond_marginal": tuple(values["bond_marginal"]),
             "size_histogram": tuple(tuple(row) for row in values["size_histogram"]),
             "properties": tuple(Property(**p) for p in values["properties"]),
-            "property_by_size": _rows(values.get("property_by_size", ())),
-            "compositions": _rows(values.get("compositions", ())),
-            "property_by_composition": _rows(values.get("property_by_composition", ())),
+            "property_by_size": tuple((h, n, tuple(m), tuple(s)) for h, n, m, s in values.get("property_by_size", ())),
         })  # fmt: skip
-
-
-def _rows(rows: Iterable[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:
-    """JSON's lists, at two levels, as tuples."""
-    return tuple(tuple(tuple(x) if isinstance(x, list | tuple) else x for x in row) for row in rows)
 
 
 class TrainedNetwork(nn.Module):

@@ -6,8 +6,8 @@ import torch
 from rdkit.Chem import Mol
 
 from moldiff import chem
-from moldiff.attempts import one_thread
 from moldiff.conditions import Property
+from moldiff.one_size import one_thread
 from moldiff.predictor import Predictor
 from moldiff.weights import shipped_predictors
 

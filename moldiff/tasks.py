@@ -7,7 +7,7 @@ from torch import Tensor
 from moldiff.molecule import Molecules
 from moldiff.schedules import NoiseLevel
 
-TASKS = {"free": 0.50, "atoms": 0.30, "fragment": 0.10, "conformer": 0.05, "bonds": 0.05}
+TASKS = {"free": 0.80, "fragment": 0.10, "conformer": 0.05, "bonds": 0.05}
 
 
 def task_levels(
@@ -15,9 +15,8 @@ def task_levels(
 ) -> NoiseLevel:
     """Noise levels of a training batch: σ where the drawn task leaves a field free, 0 where it is known.
 
-    ``atoms``: elements and charges known, so that the composition is given; ``fragment``: one or two connected pieces known with
-    all their fields; ``conformer``: the graph known, positions free; ``bonds``: positions known, tokens free. ``tasks`` gives
-    the shares.
+    ``fragment``: one or two connected pieces known with all their fields; ``conformer``: the graph known, positions free;
+    ``bonds``: positions known, tokens free. ``tasks`` gives the shares.
     """
     b = len(molecules)
     names = list(tasks)
@@ -27,7 +26,7 @@ def task_levels(
     known = random_fragments(molecules, generator) & is_task["fragment"][:, None]
     level = NoiseLevel.free(molecules, sigma)
     known_pos = known | is_task["bonds"][:, None]
-    known_token = known | (is_task["conformer"] | is_task["atoms"])[:, None]
+    known_token = known | is_task["conformer"][:, None]
     known_bond = (known[:, :, None] & known[:, None, :]) | is_task["conformer"][:, None, None]
     return NoiseLevel(
         pos=level.pos.masked_fill(known_pos, 0),

@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from moldiff.chem import parse_token
-from moldiff.conditions import properties_by_group
+from moldiff.conditions import properties_by_size
 from moldiff.datasets.prepared import (
     SPLITS,
     Split,
@@ -72,8 +72,7 @@ def write_half(
             **meta,
             "name": f"{meta['name']}-{directory.name}",
             "properties": property_statistics(half.properties, properties),
-            "property_by_size": properties_by_group(half.properties, half.sizes(heavy)),
-            "property_by_composition": properties_by_group(half.properties, half.compositions(len(heavy))),
+            "property_by_size": properties_by_size(half.properties, half.sizes(heavy)),
             **statistics([half], len(meta["vocabulary"]), heavy),
         },
     )

@@ -14,8 +14,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from moldiff.conditions import properties_by_size
 from moldiff.config import preset
-from moldiff.datasets.prepared import read_meta
+from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.doctor import GOLDEN, golden_sample
 from moldiff.generation import Generator
 from moldiff.model import Model
@@ -45,9 +48,9 @@ def with_statistics(data: DataInfo, directory: Path) -> DataInfo:
     """What the weights know of their data, and how properties depend on the size there."""
     if read_meta(directory)["sha256"]["train"] != data.sha256:
         raise SystemExit(f"{directory}: not the set that the weights were trained on")
-    there = DataInfo.from_meta(read_meta(directory))
-    names = ("property_by_size", "compositions", "property_by_composition")
-    return replace(data, **{name: getattr(there, name) for name in names})
+    train = read_split(directory, "train")
+    rows = properties_by_size(train.properties, train.sizes(np.array(data.heavy)))
+    return replace(data, property_by_size=tuple((h, n, tuple(mean), tuple(std)) for h, n, mean, std in rows))
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from moldiff.conditions import (
     Target,
     check_targets,
     draw_values,
-    properties_by_group,
+    properties_by_size,
     read_target,
 )
 from moldiff.errors import RequestError
@@ -115,8 +115,8 @@ def test_statistics_by_size():
     n_atoms = np.repeat([5, 6, 7], [40, 40, 19])
     values = np.stack([n_atoms + rng.normal(size=99), np.repeat([1.0, 2.0, 9.0], [40, 40, 19])], 1)
     values[:10, 0] = np.nan
-    rows = properties_by_group(values, np.stack([n_atoms - 2, n_atoms], 1))
+    rows = properties_by_size(values, np.stack([n_atoms - 2, n_atoms], 1))
     assert [row[:2] for row in rows] == [(3, 5), (4, 6)]
     assert rows[0][2] == pytest.approx([np.nanmean(values[:40, 0]), 1.0])
     assert rows[1][3][1] == pytest.approx(0.1 * values[:, 1].std())
-    assert properties_by_group(np.zeros((99, 0)), np.stack([n_atoms, n_atoms], 1)) == []
+    assert properties_by_size(np.zeros((99, 0)), np.stack([n_atoms, n_atoms], 1)) == []

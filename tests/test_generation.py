@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from moldiff import attempts, chem, doctor, generation
-from moldiff.attempts import Request, SizeDraw, Sizes, asked_values, sample_attempts
+from moldiff.attempts import Request, SizeDraw, asked_values, sample_attempts
 from moldiff.conditions import Target
 from moldiff.config import Config, NetworkConfig, preset
 from moldiff.errors import RequestError
@@ -67,15 +67,9 @@ def raw(model: Model, **how) -> list[bytes]:
     return [b"".join(x.numpy().tobytes() for x in (m.pos, m.atom, m.bond)) for m in singles]
 
 
-def atoms(sizes: Sizes) -> list[int]:
-    return sizes.atoms.tolist()
-
-
-@pytest.fixture
-def composed(info) -> DataInfo:
-    """Methane and dimethyl ether, as frequent."""
-    rows = ((4, 1, 0, 0, 0, 5), (6, 2, 0, 1, 0, 5))
-    return replace(info, size_histogram=((1, 5, 5), (3, 9, 5)), compositions=rows)
+def atoms(sizes: np.ndarray) -> list[int]:
+    """Of rows (heavy atoms, atoms)."""
+    return sizes[:, 1].tolist()
 
 
 class TestSameMolecules:
@@ -228,7 +222,7 @@ class TestCounts:
     def test_sizes_are_drawn_as_in_the_training_data(self, info):
         uniform = (np.arange(3000) + 0.5) / 3000
         assert Counter(atoms(SizeDraw(info, None)(uniform))) == {7: 2000, 9: 1000}
-        assert set(atoms(SizeDraw(info, (4, 4))(uniform))) == {9}
+        assert SizeDraw(info, (4, 4))(uniform).tolist() == [[4, 9]] * 3000
         assert atoms(SizeDraw(info, None)(np.array([0.0, 1 - 1e-16]))) == [7, 9]
 
     def test_sizes_follow_the_values_asked_for(self, info):
@@ -243,41 +237,23 @@ class TestCounts:
         assert odds[9] / odds[7] == pytest.approx(0.5 * math.exp((3**2 - 1**2) / 2), rel=0.05)
         assert Counter(atoms(SizeDraw(info, None)(uniform, asked(5.0)))) == {7: 2000, 9: 1000}  # nothing is known
 
-    def test_compositions_are_drawn_as_in_the_training_data(self, composed):
-        uniform = (np.arange(4000) + 0.5) / 4000
-        drawn = SizeDraw(composed, None)(uniform)
-        assert Counter(map(tuple, drawn.composition.tolist())) == {(4, 1, 0, 0, 0): 2000, (6, 2, 0, 1, 0): 2000}
-        assert set(zip(drawn.heavy.tolist(), drawn.atoms.tolist(), strict=True)) == {(1, 5), (3, 9)}
-        assert drawn.select([0, 3999]).composition.tolist() == [[4, 1, 0, 0, 0], [6, 2, 0, 1, 0]]
-        assert set(atoms(SizeDraw(composed, None)(uniform, atoms=np.full(4000, 9)))) == {9}
+    def test_where_atoms_are_given_only_the_heavy_ones_are_drawn(self, info):
+        histogram = replace(info, size_histogram=((3, 7, 2), (4, 7, 1), (4, 9, 1)))
+        drawn = SizeDraw(histogram, None)((np.arange(300) + 0.5) / 300, atoms=np.full(300, 7))
+        assert Counter(map(tuple, drawn.tolist())) == {(3, 7): 200, (4, 7): 100}
 
-    def test_compositions_follow_the_values_asked_for(self, composed):
-        rows = ((4, 1, 0, 0, 0, (2.0, 0.0), (1.0, 1.0)), (6, 2, 0, 1, 0, (6.0, 0.0), (1.0, 1.0)))
-        draw = SizeDraw(replace(composed, property_by_composition=rows), None)
-        uniform = (np.arange(4000) + 0.5) / 4000
-        odds = Counter(atoms(draw(uniform, np.tile([5.0, np.nan], (4000, 1)))))
-        assert odds[9] / odds[5] == pytest.approx(math.exp((3**2 - 1**2) / 2), rel=0.05)
-        forced = draw(uniform, np.tile([2.0, np.nan], (4000, 1)), np.full(4000, 9))  # however unlikely
-        assert set(atoms(forced)) == {9}
-
-    def test_compositions_are_made_exactly(self, composed):
+    def test_the_number_of_heavy_atoms_reaches_the_network(self, info):
         torch.manual_seed(0)
-        model = Model(Config(network=preset("qm9-tiny").network), composed).eval().requires_grad_(False)
-        request = Request(40, sampler=Sampler(steps=2))
-        molecules = sample_attempts(model, request, range(40))
-        found = {tuple(torch.bincount(m.atom[0], minlength=5).tolist()) for m in molecules.split()}
-        assert found == {(4, 1, 0, 0, 0), (6, 2, 0, 1, 0)}
-        values, sizes = attempts.draw_request(composed, request, KeyedRandomness(0, range(40)))
-        assert values is None
-        assert molecules.size.tolist() == sizes.atoms.tolist()
-
-    def test_guides_leave_the_elements_free(self, composed):
-        class Nothing:
-            def __call__(self, x0, noisy, level):
-                return x0
-
-        request = Request(3, guides=(Nothing(),))
-        assert attempts.draw_request(composed, request, KeyedRandomness(0, range(3)))[1].composition is None
+        model = Model(Config(network=preset("qm9-tiny").network), info).eval().requires_grad_(False)
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn_like(parameter)
+        found = [
+            attempts.sample_sizes(
+                model, Request(1, sampler=Sampler(steps=2)), KeyedRandomness(0, [0]), np.array([[heavy, 7]]), None
+            )
+            for heavy in (3, 4)
+        ]
+        assert not torch.equal(found[0].pos, found[1].pos)
 
     def test_targets_reach_the_network(self, info):
         """A network whose output depends on the conditions gives other molecules for other targets, and counts twice."""

@@ -87,6 +87,14 @@ class TestLoss:
         centre = (clean.pos * level.fixed_pos[..., None]).sum(1)
         assert torch.allclose(centre, torch.zeros_like(centre), atol=1e-4)
 
+    def test_most_molecules_are_told_how_many_atoms_are_heavy(self, model, info, random_molecules):
+        clean = random_molecules([5, 8] * 500, n=9)
+        heavy = torch.tensor([int((m.atom > 0).sum()) for m in clean.split()])  # hydrogen is the first token
+        conditions = Conditions.none(1000, len(info.properties))
+        _, _, told, _ = model.corrupt(clean, conditions, torch.Generator().manual_seed(0))
+        assert torch.equal(told.heavy[told.heavy > 0], heavy[told.heavy > 0])
+        assert (told.heavy[heavy > 0] == 0).float().mean() == pytest.approx(0.1, abs=0.03)
+
     def test_one_number_per_pair(self):
         uniform = symmetric(torch.rand(3, 5, 5))
         assert torch.equal(uniform, uniform.transpose(1, 2))

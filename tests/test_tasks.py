@@ -54,12 +54,7 @@ def levels_of(random_molecules, task: str):
 
 @pytest.mark.parametrize(
     ("task", "free"),
-    [
-        ("free", (True, True, True)),
-        ("atoms", (True, False, True)),
-        ("conformer", (True, False, False)),
-        ("bonds", (False, True, True)),
-    ],
+    [("free", (True, True, True)), ("conformer", (True, False, False)), ("bonds", (False, True, True))],
 )
 def test_levels_of_whole_molecules(random_molecules, task, free):
     molecules, level = levels_of(random_molecules, task)
@@ -84,11 +79,10 @@ def test_levels_of_fragments(random_molecules):
 def test_shares(random_molecules):
     molecules = random_molecules([5]).select([0] * 4000)
     level = task_levels(molecules, torch.ones(4000), torch.Generator().manual_seed(0))
-    known_pos, known_atom, free_bond = (level.pos == 0), (level.atom == 0), (level.bond > 0).flatten(1).any(1)
+    known_pos, known_atom = (level.pos == 0), (level.atom == 0)
     counts = {
         "free": (~known_pos & ~known_atom).all(1),
-        "atoms": known_atom.all(1) & free_bond,
-        "conformer": known_atom.all(1) & ~free_bond,
+        "conformer": known_atom.all(1),
         "bonds": known_pos.all(1),
         "fragment": (known_pos & known_atom).any(1),
     }

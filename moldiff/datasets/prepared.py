@@ -11,7 +11,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
@@ -28,7 +27,6 @@ from moldiff.files import write_atomically
 from moldiff.molecule import BOND_CLASSES, Molecules
 
 FORMAT = 1
-PER_COMPOSITION = 10  # molecules, on average, for compositions to be known well enough to draw new molecules by them
 SPLITS = ("train", "valid", "test")
 
 
@@ -115,11 +113,6 @@ class Split:
         n_heavy = np.bincount(molecule, heavy[self.atom], len(self)).astype(int)
         return np.stack([n_heavy, self.n_atoms], 1)
 
-    def compositions(self, tokens: int) -> np.ndarray:
-        """(M, tokens) int: how many atoms of each token a molecule has."""
-        molecule = np.repeat(np.arange(len(self)), self.n_atoms)
-        return np.bincount(molecule * tokens + self.atom, minlength=len(self) * tokens).reshape(len(self), tokens)
-
     def buckets(self) -> dict[int, tuple[Molecules, torch.Tensor]]:
         """Exact-size batches: {n: (all molecules of n atoms, their rows in this split)}; tokens stay uint8."""
         atom_start = np.concatenate([[0], np.cumsum(self.n_atoms, dtype=np.int64)])
@@ -158,27 +151,23 @@ def statistics(splits: Iterable[Split], n_tokens: int, heavy: np.ndarray) -> dic
     """What a model must know of its data, piece by piece. ``heavy``: (tokens,) bool, False for hydrogen.
 
     ``coordinate_std`` is the root mean square of a coordinate about the molecule's centre (Å);
-    marginals are over atoms and over unordered pairs of different atoms; ``compositions``, atoms of each token and molecules,
-    is empty where nearly every molecule has its own.
+    marginals are over atoms and over unordered pairs of different atoms.
     """
     squares, tokens, orders = 0.0, np.zeros(n_tokens, dtype=np.int64), np.zeros(BOND_CLASSES, dtype=np.int64)
-    sizes: Counter[tuple[int, ...]] = Counter()
-    compositions: Counter[tuple[int, ...]] = Counter()
+    sizes: dict[tuple[int, int], int] = {}
     for split in splits:
         squares += float((_deviation(split).astype(np.float64) ** 2).sum())
         tokens += np.bincount(split.atom, minlength=n_tokens)
         found = np.bincount(split.bond_order, minlength=BOND_CLASSES)
         found[0] = (split.n_atoms.astype(np.int64) * (split.n_atoms - 1) // 2).sum() - found.sum()
         orders += found
-        sizes.update(map(tuple, split.sizes(heavy).tolist()))
-        compositions.update(map(tuple, split.compositions(n_tokens).tolist()))
-    enough = sum(compositions.values()) >= PER_COMPOSITION * len(compositions)
+        for size in map(tuple, split.sizes(heavy).tolist()):
+            sizes[size] = sizes.get(size, 0) + 1
     return {
         "coordinate_std": float(np.sqrt(squares / (3 * tokens.sum()))),
         "atom_marginal": (tokens / tokens.sum()).tolist(),
         "bond_marginal": (orders / orders.sum()).tolist(),
         "size_histogram": [[*size, count] for size, count in sorted(sizes.items())],
-        "compositions": [[*found, count] for found, count in sorted(compositions.items())] if enough else [],
     }
 
 

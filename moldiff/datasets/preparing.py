@@ -18,7 +18,7 @@ import numpy as np
 from rdkit.Chem import GetPeriodicTable
 
 from moldiff.chem import RDKIT_VERSION, parse_token, token_name
-from moldiff.conditions import properties_by_group
+from moldiff.conditions import properties_by_size
 from moldiff.crew import CRASH, TIMEOUT, Answer, Crew
 from moldiff.datasets.curation import Curated, from_json
 from moldiff.datasets.library import SPLIT_RULES, Item, Library, read_items, survey
@@ -165,13 +165,11 @@ def _statistics(library: Library, vocabulary: list[str], train: Members) -> dict
     heavy = np.array([parse_token(name)[0] != "H" for name in vocabulary])
     values = np.concatenate([split.properties for split, _ in train])
     sizes = np.concatenate([split.sizes(heavy) for split, _ in train])
-    compositions = np.concatenate([split.compositions(len(vocabulary)) for split, _ in train])
     return {
         "vocabulary": vocabulary,
         "hydrogens": library.curation.hydrogens,
         "properties": property_statistics(values, library.properties),
-        "property_by_size": properties_by_group(values, sizes),
-        "property_by_composition": properties_by_group(values, compositions),
+        "property_by_size": properties_by_size(values, sizes),
         **statistics((split for split, _ in train), len(vocabulary), heavy),
     }
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moldiff.chem import Graph, graph_from_smiles, token_name
-from moldiff.conditions import properties_by_group
+from moldiff.conditions import properties_by_size
 from moldiff.datasets.prepared import (
     SPLITS,
     Split,
@@ -358,8 +358,7 @@ def write_set(
         "vocabulary": [token_name(SYMBOLS[number], charge) for number, charge in kinds],
         "hydrogens": "explicit",
         "properties": property_statistics(train.properties, [(name, unit) for name, unit, *_ in PROPERTIES]),
-        "property_by_size": properties_by_group(train.properties, train.sizes(heavy)),
-        "property_by_composition": properties_by_group(train.properties, train.compositions(len(kinds))),
+        "property_by_size": properties_by_size(train.properties, train.sizes(heavy)),
         **statistics([train], len(kinds), heavy),
         **source,
         "counts": _counts(rows, records),

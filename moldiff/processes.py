@@ -82,13 +82,14 @@ class Categorical:
         return (weight * entropy).flatten(1).sum(1) / free.flatten(1).sum(1).clamp(min=1)
 
     def step(self, token: Tensor, probs: Tensor, sigma: Tensor, sigma_next: Tensor, uniform: Tensor) -> Tensor:
-        """Keep a token with probability κ(σ') / κ(σ), else draw it from the predicted endpoint.
+        """Draw every free site anew: from the predicted endpoint, or with probability κ(σ') from π.
 
-        With a perfect denoiser this preserves each site's marginal exactly for any π and any step size.
+        With a perfect denoiser this preserves each site's marginal exactly for any π and any step size. Nothing of the old
+        tokens is kept, so that what was drawn wrong at a high level is not passed on to the geometry (README.md, "Results").
         """
-        keep = self.kappa(sigma_next) / self.kappa(sigma).clamp(min=1e-12)
-        keep = torch.where(sigma > 0, keep, 1.0)
-        return keep_or_draw(token, keep, probs, uniform)
+        redraw = self.kappa(sigma_next)[..., None]
+        drawn = draw_class(torch.lerp(probs, self.prior_probs.to(probs).expand_as(probs), redraw), uniform)
+        return torch.where(sigma > 0, drawn.to(token.dtype), token)
 
     def posterior(self, token: Tensor, probs: Tensor, sigma: Tensor, sigma_next: Tensor, uniform: Tensor) -> Tensor:
         """Draw from q(c' | c, x0-prediction), the exact D3PM reverse kernel (Austin et al. 2021, arXiv 2107.03006)."""

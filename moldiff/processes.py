@@ -82,10 +82,19 @@ class Categorical:
         return (weight * entropy).flatten(1).sum(1) / free.flatten(1).sum(1).clamp(min=1)
 
     def step(self, token: Tensor, probs: Tensor, sigma: Tensor, sigma_next: Tensor, uniform: Tensor) -> Tensor:
+        """Keep a token with probability κ(σ') / κ(σ), else draw it from the predicted endpoint.
+
+        With a perfect denoiser this preserves each site's marginal exactly for any π and any step size.
+        """
+        keep = self.kappa(sigma_next) / self.kappa(sigma).clamp(min=1e-12)
+        keep = torch.where(sigma > 0, keep, 1.0)
+        return keep_or_draw(token, keep, probs, uniform)
+
+    def redraw(self, token: Tensor, probs: Tensor, sigma: Tensor, sigma_next: Tensor, uniform: Tensor) -> Tensor:
         """Draw every free site anew: from the predicted endpoint, or with probability κ(σ') from π.
 
-        With a perfect denoiser this preserves each site's marginal exactly for any π and any step size. Nothing of the old
-        tokens is kept, so that what was drawn wrong at a high level is not passed on to the geometry (README.md, "Results").
+        It preserves marginals as :meth:`step` does, but nothing of the old tokens: what was drawn wrong at a high level is
+        not passed on to the geometry (README.md, "Results").
         """
         redraw = self.kappa(sigma_next)[..., None]
         drawn = draw_class(torch.lerp(probs, self.prior_probs.to(probs).expand_as(probs), redraw), uniform)

@@ -85,6 +85,7 @@ class Run:
     free: NoiseLevel  # 1 where a field is to be generated, 0 where it is known
     random: Randomness
     self_condition_below: float  # σ
+    kernel: str = "redraw"  # how tokens move: redraw, step or posterior, see Categorical
     previous: Prediction | None = None
     memory: dict[str, Tensor | float] = field(default_factory=dict)  # for multistep rules
     evaluations: int = 0  # per molecule
@@ -119,12 +120,12 @@ class Run:
         )
 
     def move_tokens(
-        self, state: Molecules, x0: Prediction, sigma: float, sigma_next: float, kernel: str = "step"
+        self, state: Molecules, x0: Prediction, sigma: float, sigma_next: float, kernel: str | None = None
     ) -> Molecules:
-        """Redraw atoms and bonds towards the predicted endpoint; ``kernel``: step or posterior (see Categorical)."""
+        """Move atoms and bonds towards the predicted endpoint, by the run's kernel or another one."""
         now, then = self.free.scaled(sigma), self.free.scaled(sigma_next)
         atom, bond = self.random.uniform()
-        of = {name: getattr(self.process[name], kernel) for name in ("atom", "bond")}
+        of = {name: getattr(self.process[name], kernel or self.kernel) for name in ("atom", "bond")}
         return state.replace(
             atom=of["atom"](state.atom, x0.atom_logits.softmax(-1), now.atom, then.atom, atom),
             bond=of["bond"](state.bond, x0.bond_logits.softmax(-1), now.bond, then.bond, bond),
@@ -277,7 +278,9 @@ def sample(
     coordinates included; where no position is known, the molecule is centred on the origin.
     The last evaluation gives positions and the most likely tokens together, so that geometry and graph agree.
     """
-    run = Run(denoiser, process, free, random, sampler.self_condition_below)
+    # a molecule that is given is to be kept in part
+    kernel = "step" if sampler.strength < 1 else "redraw"
+    run = Run(denoiser, process, free, random, sampler.self_condition_below, kernel)
     sigmas = sampler.sigmas()
     centre = template.centre(free.fixed_pos)
     state = run.start(centre, sigmas[0], sampler.strength < 1)

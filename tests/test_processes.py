@@ -86,14 +86,15 @@ class TestCategorical:
         assert torch.allclose(composed, forward_matrix(process, high), atol=4 / GRID)
 
     @settings(max_examples=25, deadline=None)
-    @given(pi=probabilities(), p0=probabilities(), one=levels, other=levels)
-    def test_step_with_a_perfect_denoiser_preserves_the_marginal(self, pi, p0, one, other):
+    @given(pi=probabilities(), p0=probabilities(), one=levels, other=levels, kernel=st.sampled_from(["step", "redraw"]))
+    def test_a_move_with_a_perfect_denoiser_preserves_the_marginal(self, pi, p0, one, other, kernel):
         low, high = sorted([one, other])
         process = Categorical(pi)
         forward = forward_matrix(process, high)
         posterior = p0[:, None] * forward
         posterior = (posterior / posterior.sum(0)).T  # row c: p(c0 | c at the high level)
-        reverse = transition_matrix(lambda c, u: process.step(c, posterior[c], at(high), at(low), u), 4)
+        move = getattr(process, kernel)
+        reverse = transition_matrix(lambda c, u: move(c, posterior[c], at(high), at(low), u), 4)
         assert torch.allclose(p0 @ forward @ reverse, p0 @ forward_matrix(process, low), atol=4 / GRID)
 
     @settings(max_examples=25, deadline=None)
@@ -121,6 +122,7 @@ class TestCategorical:
         for result in (
             self.process.noise(token, at(0.0), UNIFORM),
             self.process.step(token, row, at(0.0), at(0.0), UNIFORM),
+            self.process.redraw(token, row, at(0.0), at(0.0), UNIFORM),
             self.process.posterior(token, row, at(0.0), at(0.0), UNIFORM),
             self.process.prior(token, at(0.0), UNIFORM),
         ):

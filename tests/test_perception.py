@@ -29,7 +29,7 @@ def qm9():
     return generation.load("qm9", "cpu")
 
 
-SMILES = ("CCO", "C#N", "C1CC1", "CC(N)=O", "O=CC=C")
+SMILES = ("CCO", "CC#N", "C1CC1", "CC(N)=O", "O=CC=C")
 
 
 class TestBonds:

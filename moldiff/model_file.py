@@ -160,5 +160,6 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ModelFileError(f"{path}: its header does not match its hash, the file is damaged; get it again")
     header = json.loads(text)
     if header["format"] != FORMAT:
-        raise ModelFileError(f"{path}: format {header['format']}, this version reads {FORMAT}; update moldiff")
+        remedy = "update moldiff" if header["format"] > FORMAT else "train again with this version"
+        raise ModelFileError(f"{path}: format {header['format']}, this version reads {FORMAT}; {remedy}")
     return tensors, header

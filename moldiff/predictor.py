@@ -18,6 +18,7 @@ from moldiff.model_file import DataInfo, TrainedNetwork
 from moldiff.molecule import BOND_CLASSES, Molecules
 
 DIPOLES = 8
+TOGETHER = 256  # molecules that the network sees at a time
 SIZE = 20.0  # atoms by which sums over atoms are divided
 
 
@@ -41,8 +42,9 @@ class Predictor(TrainedNetwork):
         return ("total", *(p.name for p in self.data.properties))
 
     def predict(self, molecules: Molecules) -> Float[Tensor, "b properties"]:
-        """In the units of ``data.properties``."""
-        value = self(molecules).float()
+        """In the units of ``data.properties``; any number of molecules."""
+        starts = range(0, len(molecules), TOGETHER)
+        value = torch.cat([self(molecules.select(slice(k, k + TOGETHER))) for k in starts]).float()
         std, mean = (value.new_tensor([getattr(p, name) for p in self.data.properties]) for name in ("std", "mean"))
         return value * std + mean
 

@@ -45,7 +45,6 @@ from moldiff.predictor import Predictor
 from moldiff.samplers import KeyedRandomness
 from moldiff.terminal import bar, one_line_errors
 
-TOGETHER = 256  # molecules that the predictor sees at a time
 Measure = Callable[[Molecules, list[Mol | None]], list[dict | None]]  # raw molecules, and the valid ones among them
 
 
@@ -97,10 +96,9 @@ def measure_by(oracle: Predictor | None, dft: bool, generator: Generator) -> tup
 
 
 def predicted(oracle: Predictor, molecules: Molecules) -> list[dict]:
-    with torch.inference_mode():
-        parts = [oracle.predict(molecules.select(slice(k, k + TOGETHER))) for k in range(0, len(molecules), TOGETHER)]
     names = [p.name for p in oracle.data.properties]
-    return [dict(zip(names, row, strict=True)) for row in torch.cat(parts).tolist()]
+    with torch.inference_mode():
+        return [dict(zip(names, row, strict=True)) for row in oracle.predict(molecules).tolist()]
 
 
 class Study:

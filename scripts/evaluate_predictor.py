@@ -18,8 +18,6 @@ from moldiff.predictor import Predictor
 from moldiff.terminal import one_line_errors
 from moldiff.weights import shipped_predictors
 
-TOGETHER = 256  # molecules that the network sees at a time
-
 
 def main(
     data: Annotated[Path, typer.Argument(help="A prepared set with the same tokens and properties.")],
@@ -35,10 +33,8 @@ def main(
             raise RequestError(f"{data}: its properties are not {', '.join(p.name for p in known.properties)}")
         molecules = read_split(data, split)
     errors = np.concatenate([
-        network.predict(batch.select(slice(k, k + TOGETHER))).numpy()
-        - molecules.properties[rows[k : k + TOGETHER].numpy()]
+        network.predict(batch).numpy() - molecules.properties[rows.numpy()]
         for batch, rows in molecules.buckets().values()
-        for k in range(0, len(rows), TOGETHER)
     ])  # fmt: skip
     table = Table(
         "property", "MAE", "± s.e.", "unit", "standard deviation", title=f"{len(errors):,} molecules of {split}"

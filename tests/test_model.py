@@ -162,11 +162,12 @@ class TestFile:
         with pytest.raises(ModelFileError, match="not written by moldiff"):
             Model.load(path)
 
-    def test_other_format(self, weights):
-        text = json.dumps({"format": 99})
+    @pytest.mark.parametrize(("number", "remedy"), [(99, "update moldiff"), (1, "train again")])
+    def test_other_format(self, weights, number, remedy):
+        text = json.dumps({"format": number})
         digest = hashlib.sha256(text.encode()).hexdigest()
         save_file(load_file(weights), weights, metadata={"moldiff": f"{digest} {text}"})
-        with pytest.raises(ModelFileError, match=r"format 99.*update moldiff"):
+        with pytest.raises(ModelFileError, match=f"format {number}, .*{remedy}"):
             Model.load(weights)
 
 

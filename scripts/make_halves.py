@@ -14,17 +14,8 @@ import numpy as np
 import typer
 
 from moldiff.chem import parse_token
-from moldiff.conditions import properties_by_size
-from moldiff.datasets.prepared import (
-    SPLITS,
-    Split,
-    property_statistics,
-    read_meta,
-    read_split,
-    statistics,
-    write_prepared,
-)
-from moldiff.datasets.qm9 import STANDARD_SIZE, split_names
+from moldiff.datasets.prepared import SPLITS, Split, read_meta, read_split, write_prepared
+from moldiff.datasets.qm9 import STANDARD_SIZE, learned_from, split_names
 from moldiff.errors import RequestError
 from moldiff.terminal import one_line_errors
 
@@ -64,18 +55,7 @@ def write_half(
     kept = [s for s, keep in zip(smiles["train"], chosen, strict=True) if keep]
     chunks = {**{name: [(splits[name], smiles[name])] for name in SPLITS}, "train": [(half, kept)]}
     heavy = np.array([parse_token(token)[0] != "H" for token in meta["vocabulary"]])
-    properties = [(p["name"], p["unit"]) for p in meta["properties"]]
-    write_prepared(
-        directory,
-        chunks,
-        {
-            **meta,
-            "name": f"{meta['name']}-{directory.name}",
-            "properties": property_statistics(half.properties, properties),
-            "property_by_size": properties_by_size(half.properties, half.sizes(heavy)),
-            **statistics([half], len(meta["vocabulary"]), heavy),
-        },
-    )
+    write_prepared(directory, chunks, {**meta, "name": f"{meta['name']}-{directory.name}", **learned_from(half, heavy)})
 
 
 if __name__ == "__main__":

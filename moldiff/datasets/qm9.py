@@ -357,13 +357,20 @@ def write_set(
         "name": "qm9",
         "vocabulary": [token_name(SYMBOLS[number], charge) for number, charge in kinds],
         "hydrogens": "explicit",
-        "properties": property_statistics(train.properties, [(name, unit) for name, unit, *_ in PROPERTIES]),
-        "property_by_size": properties_by_size(train.properties, train.sizes(heavy)),
-        **statistics([train], len(kinds), heavy),
+        **learned_from(train, heavy),
         **source,
         "counts": _counts(rows, records),
     }
     return write_prepared(directory, chunks, meta)
+
+
+def learned_from(train: Split, heavy: np.ndarray) -> dict:
+    """What a model knows of its training molecules. ``heavy``: (tokens,) bool, False for hydrogen."""
+    return {
+        "properties": property_statistics(train.properties, [(name, unit) for name, unit, *_ in PROPERTIES]),
+        "property_by_size": properties_by_size(train.properties, train.sizes(heavy)),
+        **statistics([train], len(heavy), heavy),
+    }
 
 
 def _counts(rows: Sequence[Row], records: Sequence[Structure | str]) -> dict:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
-from moldiff.chem import mean_valence, parse_token
+from moldiff.chem import mean_valence
 from moldiff.conditions import Conditions, Target, check_targets, draw_values
 from moldiff.config import GUIDANCE
 from moldiff.errors import RequestError
@@ -26,6 +26,8 @@ from moldiff.one_size import BATCH, Tick, filled_rows, one_thread, sample_filled
 from moldiff.samplers import QUALITIES, KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
 from moldiff.screening import Screen
+
+DRAWN = 512  # sizes that are drawn at a time, for the memory
 
 
 @dataclass(frozen=True)
@@ -94,49 +96,79 @@ def choose_sampler(quality: str | None, steps: int | None) -> Sampler:
     return QUALITIES[quality]
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """What is drawn of molecules before they are made: how many atoms they have, and of which elements."""
+
+    atoms: Integer[np.ndarray, " b"]
+    composition: Integer[np.ndarray, "b elements"]  # all 0: unknown
+
+    def __len__(self) -> int:
+        return len(self.atoms)
+
+    def select(self, rows: Sequence[int] | Integer[np.ndarray, " rows"]) -> "Sizes":
+        return Sizes(self.atoms[rows], self.composition[rows])
+
+
 class SizeDraw:
-    """Sizes from the training histogram, given a range of heavy atoms, what is known, and property values."""
+    """Compositions as in the training data, given a range of heavy atoms, what is known, and property values.
+
+    Where no training molecule holds the elements of what is known, the composition is left open: only a size is drawn.
+    """
 
     def __init__(self, data: DataInfo, heavy: tuple[int, int] | None, known: Known | None = None):
-        self.data = data
-        histogram = np.array(data.size_histogram)
-        least, most = int(histogram[:, 0].min()), int(histogram[:, 0].max())
+        self.data, self.known = data, known
+        self.is_heavy = np.array([symbol != "H" for symbol in data.elements])
+        table = np.array(data.compositions)
+        self.rows = np.arange(len(table))  # of the table, that are possible
+        self.composition, self.counts = table[:, :-1], table[:, -1].astype(float)
         if heavy is not None:
-            low, high = heavy
-            asked = f"--n-atoms {low}-{high}" if low != high else f"--n-atoms {low}"
-            if low > high:
-                raise RequestError(f"{asked}: the range is reversed; write {high}-{low}")
-            if not least <= low <= high <= most:
-                raise RequestError(
-                    f"{asked}: model {data.name} knows molecules of {least} to {most} heavy atoms; stay within"
-                )
-            histogram = histogram[(histogram[:, 0] >= low) & (histogram[:, 0] <= high)]
-            if not len(histogram):
-                raise RequestError(f"{asked}: no training molecule has that many heavy atoms; widen the range")
-        if known is not None:
-            histogram = self._with_known(histogram, known)
-        self.sizes, self.counts = histogram[:, :2], histogram[:, 2]
-        if known is not None and known.grows and "H" in data.vocabulary:
-            self.counts = self.counts * self._odds(histogram, known)
+            self._keep(self._within(*heavy))
+        self.told = True
+        if known is not None and known.grows:
+            self._make_room(known)
+            if "H" in data.elements:
+                self.counts = self.counts * self._odds(known)
 
-    def _with_known(self, histogram: np.ndarray, known: Known) -> np.ndarray:
-        """The rows that have room for what is known, or just its size if nothing is added."""
-        heavy, atoms = int(np.array(self.data.heavy)[known.molecule.atom[0].numpy()].sum()), len(known)
-        if not known.grows:
-            return np.array([[0, atoms, 1]])  # of a molecule like it any atom may become a hydrogen
-        room = (histogram[:, 0] > heavy) & (histogram[:, 1] - histogram[:, 0] >= atoms - heavy)
-        if not room.any():
-            most = int(histogram[:, 0].max())
+    @property
+    def heavy(self) -> Integer[np.ndarray, " rows"]:
+        return self.composition[:, self.is_heavy].sum(1)
+
+    def _keep(self, possible: Bool[np.ndarray, " rows"]) -> None:
+        self.rows, self.composition, self.counts = (x[possible] for x in (self.rows, self.composition, self.counts))
+
+    def _within(self, low: int, high: int) -> Bool[np.ndarray, " rows"]:
+        asked = f"--n-atoms {low}-{high}" if low != high else f"--n-atoms {low}"
+        least, most = int(self.heavy.min()), int(self.heavy.max())
+        if low > high:
+            raise RequestError(f"{asked}: the range is reversed; write {high}-{low}")
+        if not least <= low <= high <= most:
             raise RequestError(
-                f"the known part has {heavy} heavy atoms, and the molecules asked for have at most {most}: no room for "
-                "more; allow more with --n-atoms, take a smaller part or another model"
+                f"{asked}: model {self.data.name} knows molecules of {least} to {most} heavy atoms; stay within"
             )
-        return histogram[room]
+        possible = (self.heavy >= low) & (self.heavy <= high)
+        if not possible.any():
+            raise RequestError(f"{asked}: no training molecule has that many heavy atoms; widen the range")
+        return possible
 
-    def _odds(self, histogram: np.ndarray, known: Known) -> np.ndarray:
-        elements = [parse_token(name)[0] for name in self.data.vocabulary]
+    def _make_room(self, known: Known) -> None:
+        """Keep the compositions that hold what is known and a heavy atom more."""
+        part = np.bincount(np.array(self.data.element_of)[known.molecule.atom[0].numpy()], minlength=len(self.is_heavy))
+        heavy = int(part[self.is_heavy].sum())
+        larger = (self.heavy > heavy) & ((self.composition - part)[:, ~self.is_heavy] >= 0).all(1)
+        if not larger.any():
+            raise RequestError(
+                f"the known part has {heavy} heavy atoms, and the molecules asked for have at most "
+                f"{self.heavy.max()}: no room for more; allow more with --n-atoms, take a smaller part or another model"
+            )
+        holds = larger & (self.composition >= part).all(1)
+        self.told = bool(holds.any())
+        self._keep(holds if self.told else larger)
+
+    def _odds(self, known: Known) -> Float[np.ndarray, " rows"]:
+        elements = [self.data.elements[k] for k in self.data.element_of]
         heavy = sum(elements[k] != "H" for k in known.molecule.atom[0].tolist())
-        sizes = np.stack([histogram[:, 0], histogram[:, 1] - histogram[:, 0]], 1)
+        sizes = np.stack([self.heavy, self.composition[:, ~self.is_heavy].sum(1)], 1)
         valence = mean_valence(elements, self.data.atom_marginal)
         return size_odds(known, heavy, sizes, np.array(self.data.size_histogram), valence)
 
@@ -145,28 +177,33 @@ class SizeDraw:
         uniform: Float[np.ndarray, " b"],
         values: Float[np.ndarray, "b properties"] | None = None,
         atoms: Integer[np.ndarray, " b"] | None = None,
-    ) -> Integer[np.ndarray, "b 2"]:
-        """(heavy atoms, atoms) for each uniform number; ``values``: NaN where none is asked for; ``atoms``, where given,
-        leaves only the number of heavy atoms to be drawn."""
-        weights = np.broadcast_to(self.counts.astype(float), (len(uniform), len(self.counts)))
-        if atoms is not None:
-            weights = weights * (self.sizes[:, 1] == atoms[:, None])
-        if values is not None and len(self.sizes) > 1:
-            weights = weights * self._likelihood(values, weights > 0)
-        cdf = weights.cumsum(1) / weights.sum(1, keepdims=True)
-        return self.sizes[(cdf <= uniform[:, None]).sum(1).clip(max=len(self.sizes) - 1)]
+    ) -> Sizes:
+        """For each uniform number; ``values``: NaN where none is asked for; ``atoms``, where given, are not drawn."""
+        if self.known is not None and not self.known.grows:  # of a molecule like it any atom may become another
+            unknown = np.zeros((len(uniform), len(self.is_heavy)), dtype=int)
+            return Sizes(np.full(len(uniform), len(self.known)), unknown)
+        drawn = np.empty((len(uniform), len(self.is_heavy)), dtype=int)
+        for start in range(0, len(uniform), DRAWN):
+            few = slice(start, start + DRAWN)
+            weights = np.broadcast_to(self.counts, (len(uniform[few]), len(self.counts)))
+            if atoms is not None:
+                weights = weights * (self.composition.sum(1) == atoms[few, None])
+            if values is not None and len(self.rows) > 1:
+                weights = weights * self._likelihood(values[few], weights > 0)
+            cdf = weights.cumsum(1) / weights.sum(1, keepdims=True)
+            drawn[few] = self.composition[(cdf <= uniform[few, None]).sum(1).clip(max=len(self.rows) - 1)]
+        return Sizes(drawn.sum(1), drawn * self.told)
 
-    def _likelihood(self, values: np.ndarray, possible: np.ndarray) -> np.ndarray:
-        """p(values | size) for every row of the histogram, up to a factor: normal, by the training data of each size.
+    def _likelihood(self, values: np.ndarray, possible: np.ndarray) -> Float[np.ndarray, "b rows"]:
+        """p(values | composition), up to a factor: normal, by the training data of each composition.
 
-        So a large polarisability gives large molecules. Sizes without statistics are possible where no others are.
+        So a large polarisability gives large molecules.
         """
-        of_size = {tuple(size): (np.array(mean), np.array(std)) for *size, mean, std in self.data.property_by_size}
-        log = np.full((len(values), len(self.sizes)), -1e6)
-        for column, size in enumerate(map(tuple, self.sizes.tolist())):
-            if size in of_size:
-                mean, std = of_size[size]
-                log[:, column] = np.nansum(-0.5 * ((values - mean) / std) ** 2 - np.log(std) * ~np.isnan(values), 1)
+        mean, std = np.array([self.data.property_by_composition[k] for k in self.rows]).swapaxes(0, 1)
+        log = np.zeros((len(values), len(self.rows)))
+        for p in np.flatnonzero(~np.isnan(values).all(0)):
+            value = values[:, p, None]
+            log += np.where(np.isnan(value), 0, -0.5 * ((value - mean[:, p]) / std[:, p]) ** 2 - np.log(std[:, p]))
         log = np.where(possible, log, -np.inf)
         return np.exp(log - log.max(1, keepdims=True))
 
@@ -182,17 +219,17 @@ def sample_attempts(
 
 
 def sample_sizes(
-    model: Model, request: Request, random: KeyedRandomness, sizes: Integer[np.ndarray, "b 2"],
+    model: Model, request: Request, random: KeyedRandomness, sizes: Sizes,
     values: Float[np.ndarray, "b properties"] | None, batch_size: int | None = None, tick: Tick = lambda work: None,
 ) -> Molecules:  # fmt: skip
-    """Raw molecules of these sizes (heavy atoms or 0, atoms) and property values, in their order, on the CPU."""
+    """Raw molecules of these sizes and property values, in their order, on the CPU."""
     batch = batch_size or BATCH[model.device.type]
     parts: dict[int, Molecules] = {}
     with one_thread(), torch.inference_mode():
-        for atoms in np.unique(sizes[:, 1]).tolist():
-            positions = np.flatnonzero(sizes[:, 1] == atoms).tolist()
+        for atoms in np.unique(sizes.atoms).tolist():
+            positions = np.flatnonzero(sizes.atoms == atoms).tolist()
             asked = None if values is None else values[positions]
-            alike = SameSize(model, request, sizes[positions, 0], asked, tick)
+            alike = SameSize(model, request, sizes.composition[positions], asked, tick)
             sampled = alike.sample(random.select(positions), atoms, batch)
             parts |= dict(zip(positions, sampled.to("cpu").split(), strict=True))
         return Molecules.collate([parts[k] for k in range(len(sizes))])
@@ -200,7 +237,7 @@ def sample_sizes(
 
 def draw_request(
     data: DataInfo, request: Request, random: KeyedRandomness
-) -> tuple[Float[np.ndarray, "b properties"] | None, Integer[np.ndarray, "b 2"]]:
+) -> tuple[Float[np.ndarray, "b properties"] | None, Sizes]:
     """Property values in physical units (NaN: not asked for; None: none is) and the size of every attempt."""
     uniform, values = _draw_values(data, request, random)
     return values, SizeDraw(data, request.heavy_atoms, request.known)(uniform, values)
@@ -230,7 +267,7 @@ class SameSize:
 
     model: Model
     request: Request
-    heavy: Integer[np.ndarray, " b"]  # 0: unknown
+    composition: Integer[np.ndarray, "b elements"]
     values: Float[np.ndarray, "b properties"] | None  # physical
     tick: Tick
 
@@ -271,7 +308,7 @@ class SameSize:
         properties = self.model.data.properties
         unknown = np.full((len(rows), len(properties)), np.nan)
         values = torch.from_numpy(unknown if self.values is None else self.values[rows]).float()
-        return Conditions.from_physical(values, properties, torch.from_numpy(self.heavy[rows]))
+        return Conditions.from_physical(values, properties, torch.from_numpy(self.composition[rows]))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Integer
 from torch import Tensor
 
 from moldiff.chem import parse_token
-from moldiff.conditions import Conditions
 from moldiff.guidance import AllowedAtoms
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
@@ -88,7 +87,6 @@ def _one_size(
 ) -> Molecules:
     template = template.select(filled_rows(*template.mask.shape)).to(model.device)
     restriction = [AllowedAtoms(same_element(model.data.vocabulary, template.atom))] if "atom" in free else []
-    conditions = Conditions.none(len(template), len(model.data.properties), model.device)
-    conditions = replace(conditions, heavy=model.heavy_atoms(template))
+    conditions = replace(model.nothing_asked(len(template)), composition=model.composition(template))
     levels = free_levels(template, free)
     return sample_filled(model, random, template, levels, conditions, sampler, restriction, guidance=1.0, tick=tick)

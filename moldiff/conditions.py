@@ -11,7 +11,7 @@ from torch import Tensor
 
 from moldiff.errors import RequestError
 
-ENOUGH = 20  # molecules of a size, for statistics of their properties
+PRIOR = 5  # molecules for which the trend over all compositions counts, beside those of one composition
 TOLERANCE = 0.1  # of the training range: so far beyond it a target is only warned of
 
 
@@ -74,22 +74,32 @@ def check_targets(targets: Sequence[Target], properties: Sequence["Property"]) -
     return warnings
 
 
-def properties_by_size(
-    values: Float[np.ndarray, "molecules properties"], sizes: Integer[np.ndarray, "molecules 2"]
-) -> list[tuple[int, int, list[float], list[float]]]:
-    """Mean and standard deviation of each property for every size that has enough known values of all of them.
+def properties_by_composition(
+    values: Float[np.ndarray, "molecules properties"], of: Integer[np.ndarray, "molecules elements"],
+    compositions: Integer[np.ndarray, "rows elements"],
+) -> list[tuple[list[float], list[float]]]:  # fmt: skip
+    """Mean and standard deviation of each property for molecules of each of ``compositions``.
 
-    A size is (heavy atoms, atoms); a row is (heavy atoms, atoms, means, deviations).
-    Deviations are no smaller than a tenth of those of all molecules.
+    ``values``: NaN where unknown; ``of``: the composition of each molecule. A mean is that of a linear trend over all
+    molecules, and of the molecules of the composition, the more the more of them there are: the trend counts as ``PRIOR``
+    molecules, in the deviations, too.
     """
-    rows = []
-    floor = 0.1 * np.nanstd(values, 0) if values.size else np.zeros(values.shape[1])
-    for heavy, atoms in np.unique(sizes, axis=0).tolist():
-        of_size = values[(sizes == [heavy, atoms]).all(1)].astype(float)
-        if values.shape[1] and (~np.isnan(of_size)).sum(0).min() >= ENOUGH:
-            std = np.maximum(np.nanstd(of_size, 0), floor)
-            rows.append((heavy, atoms, np.nanmean(of_size, 0).tolist(), std.tolist()))
-    return rows
+    place = {tuple(row): k for k, row in enumerate(compositions.tolist())}
+    row_of = np.array([place.get(tuple(row), -1) for row in of.tolist()], dtype=int)
+    values, of, row_of = values[row_of >= 0], of[row_of >= 0], row_of[row_of >= 0]
+    counts = lambda of: np.column_stack([np.ones(len(of)), of])  # noqa: E731
+    means, stds = np.empty((2, len(compositions), values.shape[1]))
+    for k, column in enumerate(values.T.astype(float)):
+        known = ~np.isnan(column)
+        trend, *_ = np.linalg.lstsq(counts(of[known]), column[known], rcond=None)
+        rest, row = column[known] - counts(of[known]) @ trend, row_of[known]
+        n = np.bincount(row, minlength=len(compositions))
+        offset = np.bincount(row, rest, len(compositions)) / (n + PRIOR)
+        squares = np.bincount(row, (rest - offset[row]) ** 2, len(compositions))
+        means[:, k] = counts(compositions) @ trend + offset
+        stds[:, k] = np.sqrt((squares + PRIOR * rest.var()) / (n + PRIOR))
+    short = lambda numbers: [float(f"{x:.5g}") for x in numbers]  # noqa: E731
+    return [(short(mean), short(std)) for mean, std in zip(means, stds, strict=True)]
 
 
 def find_property(name: str, properties: Sequence["Property"]) -> "Property":
@@ -116,34 +126,35 @@ def draw_values(
 @dataclass(frozen=True)
 class Conditions:
     """What a network is told of each molecule: standardised property values, which count only where ``given``, and how
-    many atoms are no hydrogens (0: unknown), without which it may make too many or too few of them."""
+    many atoms it has of each element (all 0: unknown), on which atoms that are made one by one do not agree otherwise."""
 
     value: Float[Tensor, "b properties"]
     given: Bool[Tensor, "b properties"]
-    heavy: Integer[Tensor, " b"]
+    composition: Integer[Tensor, "b elements"]
 
     @classmethod
-    def none(cls, b: int, properties: int, device: torch.device | str = "cpu") -> "Conditions":
+    def none(cls, b: int, properties: int, elements: int, device: torch.device | str = "cpu") -> "Conditions":
         value = torch.zeros(b, properties, device=device)
-        return cls(value, torch.zeros_like(value, dtype=torch.bool), torch.zeros(b, dtype=torch.long, device=device))
+        composition = torch.zeros(b, elements, dtype=torch.long, device=device)
+        return cls(value, torch.zeros_like(value, dtype=torch.bool), composition)
 
     @classmethod
     def from_physical(
         cls, values: Float[Tensor, "b properties"], properties: tuple[Property, ...],
-        heavy: Integer[Tensor, " b"] | None = None,
+        composition: Integer[Tensor, "b elements"] | None = None,
     ) -> "Conditions":  # fmt: skip
-        """NaN means not given."""
+        """NaN means not given. Without ``composition`` there are no columns for it."""
         mean = values.new_tensor([p.mean for p in properties])
         std = values.new_tensor([p.std for p in properties])
         given = ~values.isnan()
-        if heavy is None:
-            heavy = torch.zeros(len(values), dtype=torch.long, device=values.device)
-        return cls(torch.where(given, (values - mean) / std, 0.0), given, heavy)
+        if composition is None:
+            composition = torch.zeros(len(values), 0, dtype=torch.long, device=values.device)
+        return cls(torch.where(given, (values - mean) / std, 0.0), given, composition)
 
     def without_properties(self) -> "Conditions":
         return replace(self, value=torch.zeros_like(self.value), given=torch.zeros_like(self.given))
 
-    def dropped(self, uniform: Float[Tensor, "b columns"], drop_all: float, drop_heavy: float) -> "Conditions":
+    def dropped(self, uniform: Float[Tensor, "b columns"], drop_all: float, drop_composition: float) -> "Conditions":
         """Training-time dropping for classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598).
 
         A molecule keeps none of its properties, or each with a chance of its own between 0 and 1: so one alone, which
@@ -152,11 +163,11 @@ class Conditions:
         """
         chance = (uniform[:, :1] - drop_all) / max(1 - drop_all, 1e-6)  # below 0 for those that keep none
         given = self.given & (uniform[:, 2:] < chance)
-        heavy = torch.where(uniform[:, 1] >= drop_heavy, self.heavy, 0)
-        return type(self)(torch.where(given, self.value, 0.0), given, heavy)
+        composition = torch.where(uniform[:, 1:2] >= drop_composition, self.composition, 0)
+        return type(self)(torch.where(given, self.value, 0.0), given, composition)
 
     def select(self, index: Tensor | slice) -> "Conditions":
-        return type(self)(self.value[index], self.given[index], self.heavy[index])
+        return type(self)(self.value[index], self.given[index], self.composition[index])
 
     def to(self, device: torch.device | str) -> "Conditions":
-        return type(self)(self.value.to(device), self.given.to(device), self.heavy.to(device))
+        return type(self)(self.value.to(device), self.given.to(device), self.composition.to(device))

@@ -46,7 +46,7 @@ class TrainConfig:
     atom_weight: float = 0.3
     bond_weight: float = 0.5
     drop_all: float = 0.5  # chance that a sample sees no property
-    drop_heavy: float = 0.1  # chance that a sample does not see how many of its atoms are heavy
+    drop_composition: float = 0.1  # chance that a sample does not see how many atoms of each element it has
     self_condition: float = 0.5  # share of each batch that sees its own first estimate
     seed: int = 0
     patience: int = 0  # checks without a better held-out loss after which training ends; 0: no checks

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moldiff.config import Config
 from moldiff.datasets.prepared import Split
+from moldiff.denoisers.layers import PER_ELEMENT
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.training_state import TrainingError
@@ -56,7 +57,32 @@ def adapt(
         remedy = f"--extend-vocabulary adds it; `moldiff data prepare --vocabulary-of {path}` drops the molecules"
         raise TrainingError(f"{path}: {text} is not in its vocabulary ({' '.join(source.vocabulary)}); {remedy}")
     names = {"name": info.name, "source": info.source, "sha256": info.sha256}
-    return dataclasses.replace(extended(source, info, added), size_histogram=info.size_histogram, **names)
+    grown = extended(source, info, added)
+    return dataclasses.replace(grown, **_compositions(info, source, grown), **names)
+
+
+def _compositions(info: DataInfo, source: DataInfo, grown: DataInfo) -> dict[str, tuple]:
+    """Those of the set, with its properties; those that it lacks are like the source's molecules of such a composition,
+    or like all of them."""
+    columns = [info.elements.index(symbol) if symbol in info.elements else -1 for symbol in grown.elements]
+    compositions = [(*(row[k] if k >= 0 else 0 for k in columns), row[-1]) for row in info.compositions]
+    added = (0,) * (len(grown.elements) - len(source.elements))
+    theirs = {
+        (*row[:-1], *added): found
+        for row, found in zip(source.compositions, source.property_by_composition, strict=True)
+    }
+    all_of_them = tuple(p.mean for p in source.properties), tuple(p.std for p in source.properties)
+    own = {p.name: k for k, p in enumerate(info.properties)}
+    by_composition = []
+    for row, found in zip(compositions, info.property_by_composition, strict=True):
+        other = theirs.get(row[:-1], all_of_them)
+        by_composition.append(
+            tuple(
+                tuple(mine[own[p.name]] if p.name in own else x for p, x in zip(source.properties, yours, strict=True))
+                for mine, yours in zip(found, other, strict=True)
+            )
+        )
+    return {"compositions": tuple(compositions), "property_by_composition": tuple(by_composition)}
 
 
 def extended(source: DataInfo, info: DataInfo, added: Sequence[str]) -> DataInfo:
@@ -84,12 +110,17 @@ def start_from(model: Model, source: Model, path: Path) -> None:
     if known < len(model.data.vocabulary) and ours.kind == "tensor_product":
         raise TrainingError(f"{path}: --extend-vocabulary is not made for {ours.kind} networks; train from nothing")
     new = model.network.state_dict()
-    weights = {name: _grown(old, new[name], known) for name, old in source.network.state_dict().items()}
+    elements = len(model.data.elements) - len(source.data.elements)
+    weights = {}
+    for name, old in source.network.state_dict().items():
+        behind = 0 if old.shape == new[name].shape or name.startswith("embed_atom") else PER_ELEMENT * elements
+        weights[name] = _grown(old, new[name], known, behind)
     model.network.load_state_dict(weights)
 
 
-def _grown(old: Tensor, new: Tensor, tokens: int) -> Tensor:
-    """Zeros for new tokens: rows where tokens come out; where they go in, columns after the token's and the estimate's.
+def _grown(old: Tensor, new: Tensor, tokens: int, behind: int) -> Tensor:
+    """Zeros for new tokens: rows where tokens come out; where they go in, columns after the token's, the estimate's and,
+    as many as ``behind``, after all others: for new elements in the condition vector.
 
     So nothing changes for molecules without them, but for one class more, whose logit is zero.
     """
@@ -97,9 +128,10 @@ def _grown(old: Tensor, new: Tensor, tokens: int) -> Tensor:
         return old
     if len(new) > len(old):
         return torch.cat([old, old.new_zeros(len(new) - len(old), *old.shape[1:])])
-    zeros = old.new_zeros(len(old), (new.shape[1] - old.shape[1]) // 2)
+    added = (new.shape[1] - old.shape[1] - behind) // 2
+    zeros = lambda columns: old.new_zeros(len(old), columns)  # noqa: E731
     token, previous, rest = old.split([tokens, tokens, old.shape[1] - 2 * tokens], 1)
-    return torch.cat([token, zeros, previous, zeros, rest], 1)
+    return torch.cat([token, zeros(added), previous, zeros(added), rest, zeros(behind)], 1)
 
 
 def _places(token: str, info: DataInfo, splits: Sequence[Split]) -> list[int]:

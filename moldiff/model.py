@@ -29,7 +29,7 @@ class Model(TrainedNetwork):
 
     def __init__(self, config: Config, data: DataInfo, info: dict[str, Any] | None = None):
         super().__init__(config, data, info)
-        sizes = Sizes(len(data.vocabulary), BOND_CLASSES, condition_width(len(data.properties)))
+        sizes = Sizes(len(data.vocabulary), BOND_CLASSES, condition_width(len(data.properties), len(data.elements)))
         self.network = build_network(config.network, sizes)
         p = config.process
         self.process: dict[str, Gaussian | Categorical] = {
@@ -72,7 +72,7 @@ class Model(TrainedNetwork):
         dtype, device = noisy.pos.dtype, noisy.pos.device
         tokens = len(self.data.vocabulary)
         if conditions is None:
-            conditions = Conditions.none(b, len(self.data.properties), device)
+            conditions = self.nothing_asked(b)
         if previous is None:
             on = torch.zeros(b, 1, dtype=dtype, device=device)
             seen_pos, seen_atom, seen_bond = (
@@ -96,7 +96,12 @@ class Model(TrainedNetwork):
             flags=known.to(dtype),
             bond_flag=((level.bond == 0) & noisy.pair_mask).to(dtype),
             condition=condition_features(
-                level.sigma.to(dtype), noisy.size, conditions.value.to(dtype), conditions.given, conditions.heavy, on
+                level.sigma.to(dtype),
+                noisy.size,
+                conditions.value.to(dtype),
+                conditions.given,
+                conditions.composition,
+                on,
             ),
             previous=on,
             previous_pos=seen_pos,
@@ -136,9 +141,9 @@ class Model(TrainedNetwork):
         ]  # else the self-conditioned half has low σ
         level = task_levels(clean, sigma, generator)
         clean = clean.centre(level.fixed_pos)
-        conditions = dataclasses.replace(conditions, heavy=self.heavy_atoms(clean))
+        conditions = dataclasses.replace(conditions, composition=self.composition(clean))
         numbers = uniform(b, len(self.data.properties) + 2)
-        conditions = conditions.dropped(numbers, t.drop_all, t.drop_heavy)
+        conditions = conditions.dropped(numbers, t.drop_all, t.drop_composition)
         normal = torch.randn(b, n, 3, generator=generator, device=generator.device).to(device)
         noisy = clean.replace(
             pos=self.process["pos"].noise(clean.pos, level, normal, clean.mask),
@@ -167,10 +172,15 @@ class Model(TrainedNetwork):
         )
         return padded, torch.arange(len(noisy), device=noisy.device) < count
 
-    def heavy_atoms(self, molecules: Molecules) -> Integer[Tensor, " b"]:
-        """How many atoms of each molecule are no hydrogens."""
-        heavy = torch.tensor(self.data.heavy, device=molecules.device)
-        return (heavy[molecules.atom.long()] & molecules.mask).sum(1)
+    def composition(self, molecules: Molecules) -> Integer[Tensor, "b elements"]:
+        """How many atoms of each element the molecules have."""
+        element = torch.tensor(self.data.element_of, device=molecules.device)[molecules.atom.long()]
+        return torch.zeros(
+            len(molecules), len(self.data.elements), dtype=torch.long, device=molecules.device
+        ).scatter_add_(1, element, molecules.mask.long())
+
+    def nothing_asked(self, b: int) -> Conditions:
+        return Conditions.none(b, len(self.data.properties), len(self.data.elements), self.device)
 
 
 def choose_device(device: str) -> str:

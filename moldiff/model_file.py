@@ -3,8 +3,11 @@
 import dataclasses
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,8 +20,9 @@ from moldiff.conditions import Property
 from moldiff.config import Config
 from moldiff.errors import MoldiffError
 from moldiff.files import write_atomically
+from moldiff.molecule import by_element
 
-FORMAT = 2
+FORMAT = 3
 HISTORY = ("samples", "steps", "cpu_seconds", "started_from")  # keys of info: how the weights were trained
 
 
@@ -36,17 +40,30 @@ class DataInfo:
     coordinate_std: float  # Å
     atom_marginal: tuple[float, ...]
     bond_marginal: tuple[float, ...]
-    size_histogram: tuple[tuple[int, int, int], ...]  # (heavy atoms, atoms, molecules)
+    compositions: tuple[tuple[int, ...], ...]  # atoms of each of ``elements`` and, last, molecules
     properties: tuple[Property, ...]
     source: str
     sha256: str  # of the training split
-    # (heavy atoms, atoms, means, deviations), where the size is frequent enough
-    property_by_size: tuple[tuple[int, int, tuple[float, ...], tuple[float, ...]], ...] = ()
+    # (means, deviations) of the properties for each of ``compositions``
+    property_by_composition: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
 
     @property
-    def heavy(self) -> tuple[bool, ...]:
-        """False for the tokens of hydrogen."""
-        return tuple(name.rstrip("+-") != "H" for name in self.vocabulary)
+    def elements(self) -> tuple[str, ...]:
+        return by_element(self.vocabulary)[0]
+
+    @property
+    def element_of(self) -> tuple[int, ...]:
+        """For each token the place of its element in ``elements``."""
+        return by_element(self.vocabulary)[1]
+
+    @cached_property
+    def size_histogram(self) -> tuple[tuple[int, int, int], ...]:
+        """(heavy atoms, atoms, molecules)."""
+        sizes: Counter[tuple[int, int]] = Counter()
+        heavy = [symbol != "H" for symbol in self.elements]
+        for *composition, molecules in self.compositions:
+            sizes[sum(compress(composition, heavy)), sum(composition)] += molecules
+        return tuple((*size, molecules) for size, molecules in sorted(sizes.items()))
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "DataInfo":
@@ -62,9 +79,9 @@ class DataInfo:
             "vocabulary": tuple(values["vocabulary"]),
             "atom_marginal": tuple(values["atom_marginal"]),
             "bond_marginal": tuple(values["bond_marginal"]),
-            "size_histogram": tuple(tuple(row) for row in values["size_histogram"]),
+            "compositions": tuple(tuple(row) for row in values["compositions"]),
             "properties": tuple(Property(**p) for p in values["properties"]),
-            "property_by_size": tuple((h, n, tuple(m), tuple(s)) for h, n, m, s in values.get("property_by_size", ())),
+            "property_by_composition": tuple((tuple(m), tuple(s)) for m, s in values["property_by_composition"]),
         })  # fmt: skip
 
 

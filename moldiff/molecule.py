@@ -4,6 +4,7 @@ Reader's path: molecule → processes → denoisers/transformer → model → sa
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
     import torch_geometric.data
 
 BOND_CLASSES = 4  # none, single, double, triple (Kekulé orders)
+
+
+def by_element(vocabulary: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The elements in the order of their first tokens, and for each token the place of its element among them."""
+    symbols = [token.rstrip("+-0123456789") for token in vocabulary]
+    elements = tuple(dict.fromkeys(symbols))
+    return elements, tuple(elements.index(symbol) for symbol in symbols)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Predictor(TrainedNetwork):
             raise ConfigError(f"network.kind = {config.network.kind!r}: a predictor has a transformer")
         if not data.properties:
             raise ConfigError(f"{data.name} has no properties to predict; prepare it with --property")
-        sizes = Sizes(len(data.vocabulary), BOND_CLASSES, condition_width(0))
+        sizes = Sizes(len(data.vocabulary), BOND_CLASSES, condition_width(0, 0))
         self.network = PropertyNetwork(TransformerConfig(**config.network.options), sizes, len(data.properties))
 
     @property
@@ -57,9 +57,9 @@ class Predictor(TrainedNetwork):
         device, tokens = molecules.device, len(self.data.vocabulary)
         zeros = lambda *shape: torch.zeros(b, *shape, device=device)  # noqa: E731
         pos = molecules.centre().pos / self.data.coordinate_std
-        nothing = Conditions.none(b, 0, device)
+        nothing = Conditions.none(b, 0, 0, device)
         features = condition_features(
-            torch.ones(b, device=device), molecules.size, nothing.value, nothing.given, nothing.heavy, zeros(1)
+            torch.ones(b, device=device), molecules.size, nothing.value, nothing.given, nothing.composition, zeros(1)
         )
         return NetworkInput(
             mask=molecules.mask, pos=pos, skip=pos, c_out=zeros(n, 1), atom=self.elements(molecules),

@@ -144,7 +144,7 @@ class Study:
         return rows
 
     def generate(self, asked: np.ndarray | None, weight: float) -> tuple[Molecules, list[Mol]]:
-        """The number of heavy atoms is not asked for: it is drawn as the training molecules have it for size and value."""
+        """Compositions are not asked for: they are drawn as the training molecules have them for size and value."""
         model = self.generator.model
         request = Request(len(self.atoms), self.seed, self.sampler, guidance=weight or 1.0)
         random = KeyedRandomness(self.seed, range(len(self.atoms)))

@@ -13,9 +13,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from moldiff.chem import parse_token
-from moldiff.datasets.prepared import SPLITS, Split, read_meta, read_split, write_prepared
-from moldiff.datasets.qm9 import STANDARD_SIZE, learned_from, split_names
+from moldiff.datasets.prepared import SPLITS, Split, learned_from, read_meta, read_split, write_prepared
+from moldiff.datasets.qm9 import STANDARD_SIZE, split_names
 from moldiff.errors import RequestError
 from moldiff.terminal import one_line_errors
 
@@ -54,8 +53,8 @@ def write_half(
     half = splits["train"].select(chosen)
     kept = [s for s, keep in zip(smiles["train"], chosen, strict=True) if keep]
     chunks = {**{name: [(splits[name], smiles[name])] for name in SPLITS}, "train": [(half, kept)]}
-    heavy = np.array([parse_token(token)[0] != "H" for token in meta["vocabulary"]])
-    write_prepared(directory, chunks, {**meta, "name": f"{meta['name']}-{directory.name}", **learned_from(half, heavy)})
+    learned = learned_from([half], meta["vocabulary"], [(p["name"], p["unit"]) for p in meta["properties"]])
+    write_prepared(directory, chunks, {**meta, "name": f"{meta['name']}-{directory.name}", **learned})
 
 
 if __name__ == "__main__":

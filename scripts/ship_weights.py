@@ -11,18 +11,13 @@ Run again on shipped weights, it changes what the file says of itself, not the w
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from moldiff.conditions import properties_by_size
 from moldiff.config import preset
-from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.doctor import GOLDEN, golden_sample
 from moldiff.generation import Generator
 from moldiff.model import Model
-from moldiff.model_file import DataInfo, TrainedNetwork
+from moldiff.model_file import TrainedNetwork
 from moldiff.predictor import Predictor
 
 WEIGHTS = Path(__file__).parent.parent / "moldiff" / "weights"
@@ -44,15 +39,6 @@ def figures(text: str) -> dict[str, object]:
     return row
 
 
-def with_statistics(data: DataInfo, directory: Path) -> DataInfo:
-    """What the weights know of their data, and how properties depend on the size there."""
-    if read_meta(directory)["sha256"]["train"] != data.sha256:
-        raise SystemExit(f"{directory}: not the set that the weights were trained on")
-    train = read_split(directory, "train")
-    rows = properties_by_size(train.properties, train.sizes(np.array(data.heavy)))
-    return replace(data, property_by_size=tuple((h, n, tuple(mean), tuple(std)) for h, n, mean, std in rows))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="weights written by `moldiff train`")
@@ -60,14 +46,11 @@ def main() -> None:
     parser.add_argument(
         "--figures", nargs="*", default=[], help="EVALUATIONS=FILE written by `moldiff evaluate --json`"
     )
-    parser.add_argument("--data", type=Path, help="the prepared set, for statistics that older weights lack")
     arguments = parser.parse_args()
     if preset(arguments.name).task == Predictor.TASK:
         save(Predictor.load(arguments.source), WEIGHTS / "predictors" / f"{arguments.name}.safetensors")
         return
     model = Model.load(arguments.source)
-    if arguments.data:
-        model.data = with_statistics(model.data, arguments.data)
     generator = Generator(model, arguments.name, arguments.source)
     model.info |= {"golden": golden_sample(generator), "golden_request": GOLDEN}
     if arguments.figures:

@@ -16,18 +16,20 @@ from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from math import prod
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
 from safetensors.numpy import load_file
 
+from moldiff.conditions import properties_by_composition
 from moldiff.errors import MoldiffError
 from moldiff.files import write_atomically
-from moldiff.molecule import BOND_CLASSES, Molecules
+from moldiff.molecule import BOND_CLASSES, Molecules, by_element
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "valid", "test")
+COMPOSITIONS = 20_000  # the most that are told apart; of more, the most frequent
 
 
 class PreparedDataError(MoldiffError):
@@ -107,11 +109,12 @@ class Split:
         molecule = np.repeat(np.arange(len(self)), self.n_atoms)
         return np.bincount(molecule, np.isin(self.atom, tokens), len(self)) > 0
 
-    def sizes(self, heavy: np.ndarray) -> np.ndarray:
-        """(M, 2) int: heavy atoms and atoms of each molecule; ``heavy``: (tokens,) bool, False for hydrogen."""
+    def compositions(self, vocabulary: Sequence[str]) -> np.ndarray:
+        """(M, elements) int: atoms of each element of the vocabulary, in their order there."""
+        elements, place = by_element(vocabulary)
         molecule = np.repeat(np.arange(len(self)), self.n_atoms)
-        n_heavy = np.bincount(molecule, heavy[self.atom], len(self)).astype(int)
-        return np.stack([n_heavy, self.n_atoms], 1)
+        flat = molecule * len(elements) + np.array(place)[self.atom]
+        return np.bincount(flat, minlength=len(self) * len(elements)).reshape(len(self), -1)
 
     def buckets(self) -> dict[int, tuple[Molecules, torch.Tensor]]:
         """Exact-size batches: {n: (all molecules of n atoms, their rows in this split)}; tokens stay uint8."""
@@ -147,27 +150,35 @@ def sort_kinds(kinds: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 Chunk = tuple[Split, Sequence[str]]  # some molecules and their canonical SMILES
 
 
-def statistics(splits: Iterable[Split], n_tokens: int, heavy: np.ndarray) -> dict:
-    """What a model must know of its data, piece by piece. ``heavy``: (tokens,) bool, False for hydrogen.
+def learned_from(
+    splits: Iterable[Split], vocabulary: Sequence[str], properties: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """What a model must know of its training molecules, which come in pieces. ``properties``: (name, unit) of each.
 
     ``coordinate_std`` is the root mean square of a coordinate about the molecule's centre (Å);
-    marginals are over atoms and over unordered pairs of different atoms.
+    marginals are over atoms and over unordered pairs of different atoms; ``compositions`` are atoms of each element and, last,
+    molecules. Raises :class:`PreparedDataError` for a property that has nothing to be learned from.
     """
-    squares, tokens, orders = 0.0, np.zeros(n_tokens, dtype=np.int64), np.zeros(BOND_CLASSES, dtype=np.int64)
-    sizes: dict[tuple[int, int], int] = {}
+    squares, tokens, orders = 0.0, np.zeros(len(vocabulary), dtype=np.int64), np.zeros(BOND_CLASSES, dtype=np.int64)
+    values, of = [], []
     for split in splits:
         squares += float((_deviation(split).astype(np.float64) ** 2).sum())
-        tokens += np.bincount(split.atom, minlength=n_tokens)
+        tokens += np.bincount(split.atom, minlength=len(vocabulary))
         found = np.bincount(split.bond_order, minlength=BOND_CLASSES)
         found[0] = (split.n_atoms.astype(np.int64) * (split.n_atoms - 1) // 2).sum() - found.sum()
         orders += found
-        for size in map(tuple, split.sizes(heavy).tolist()):
-            sizes[size] = sizes.get(size, 0) + 1
+        values.append(split.properties)
+        of.append(split.compositions(vocabulary).astype(np.int16))
+    values, of = np.concatenate(values), np.concatenate(of)
+    rows, count = np.unique(of, axis=0, return_counts=True)
+    rows, count = (array[np.sort(np.argsort(-count, kind="stable")[:COMPOSITIONS])] for array in (rows, count))
     return {
+        "properties": property_statistics(values, properties),
         "coordinate_std": float(np.sqrt(squares / (3 * tokens.sum()))),
         "atom_marginal": (tokens / tokens.sum()).tolist(),
         "bond_marginal": (orders / orders.sum()).tolist(),
-        "size_histogram": [[*size, count] for size, count in sorted(sizes.items())],
+        "compositions": np.column_stack([rows, count]).tolist(),
+        "property_by_composition": properties_by_composition(values, of, rows),
     }
 
 

@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 from rdkit.Chem import GetPeriodicTable
 
-from moldiff.chem import RDKIT_VERSION, parse_token, token_name
-from moldiff.conditions import properties_by_size
+from moldiff.chem import RDKIT_VERSION, token_name
 from moldiff.crew import CRASH, TIMEOUT, Answer, Crew
 from moldiff.datasets.curation import Curated, from_json
 from moldiff.datasets.library import SPLIT_RULES, Item, Library, read_items, survey
-from moldiff.datasets.prepared import SPLITS, Split, property_statistics, sort_kinds, statistics, write_prepared
+from moldiff.datasets.prepared import SPLITS, Split, learned_from, sort_kinds, write_prepared
 from moldiff.datasets.published import PUBLISHED
 from moldiff.datasets.records import Record
 from moldiff.datasets.selection import Members, Selection, dropped_rows, select
@@ -58,7 +57,9 @@ def prepare_library(
     members = {name: Members(shards, selection, number) for number, name in enumerate(SPLITS)}
     meta = {
         "name": directory.resolve().name,
-        **_statistics(library, selection.vocabulary, members["train"]),
+        "vocabulary": selection.vocabulary,
+        "hydrogens": library.curation.hydrogens,
+        **learned_from((split for split, _ in members["train"]), selection.vocabulary, library.properties),
         **library.origin,
         "source_sha256": request["sha256"],
         "first_row": dict(zip(library.labels, [1 + n for n in accumulate(records, initial=0)], strict=False)),
@@ -159,19 +160,6 @@ def _numbers(library: Library, item: Item, found: Curated) -> tuple[list[float],
         if math.isinf(numbers[-1]):
             return [], f"{name} is {text!r}, no number; leave it empty where it is unknown"
     return numbers, ""
-
-
-def _statistics(library: Library, vocabulary: list[str], train: Members) -> dict[str, Any]:
-    heavy = np.array([parse_token(name)[0] != "H" for name in vocabulary])
-    values = np.concatenate([split.properties for split, _ in train])
-    sizes = np.concatenate([split.sizes(heavy) for split, _ in train])
-    return {
-        "vocabulary": vocabulary,
-        "hydrogens": library.curation.hydrogens,
-        "properties": property_statistics(values, library.properties),
-        "property_by_size": properties_by_size(values, sizes),
-        **statistics((split for split, _ in train), len(vocabulary), heavy),
-    }
 
 
 def _kept(library: Library, shards: Shards, selection: Selection) -> dict[str, Any]:

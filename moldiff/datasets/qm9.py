@@ -22,16 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moldiff.chem import Graph, graph_from_smiles, token_name
-from moldiff.conditions import properties_by_size
-from moldiff.datasets.prepared import (
-    SPLITS,
-    Split,
-    Structure,
-    property_statistics,
-    sort_kinds,
-    statistics,
-    write_prepared,
-)
+from moldiff.datasets.prepared import SPLITS, Split, Structure, learned_from, sort_kinds, write_prepared
 from moldiff.datasets.shards import discard
 from moldiff.errors import MoldiffError
 
@@ -352,25 +343,16 @@ def write_set(
         split = Split.pack([records[k] for k in members], kinds, properties, [rows[k].index for k in members])
         chunks[name] = [(split, [records[k].smiles for k in members])]
     train = chunks["train"][0][0]
-    heavy = np.array([number > 1 for number, _ in kinds])
+    vocabulary = [token_name(SYMBOLS[number], charge) for number, charge in kinds]
     meta = {
         "name": "qm9",
-        "vocabulary": [token_name(SYMBOLS[number], charge) for number, charge in kinds],
+        "vocabulary": vocabulary,
         "hydrogens": "explicit",
-        **learned_from(train, heavy),
+        **learned_from([train], vocabulary, [(name, unit) for name, unit, *_ in PROPERTIES]),
         **source,
         "counts": _counts(rows, records),
     }
     return write_prepared(directory, chunks, meta)
-
-
-def learned_from(train: Split, heavy: np.ndarray) -> dict:
-    """What a model knows of its training molecules. ``heavy``: (tokens,) bool, False for hydrogen."""
-    return {
-        "properties": property_statistics(train.properties, [(name, unit) for name, unit, *_ in PROPERTIES]),
-        "property_by_size": properties_by_size(train.properties, train.sizes(heavy)),
-        **statistics([train], len(heavy), heavy),
-    }
 
 
 def _counts(rows: Sequence[Row], records: Sequence[Structure | str]) -> dict:

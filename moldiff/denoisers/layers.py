@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
+PER_ELEMENT = 4  # features of an element's count in the condition vector
+
 
 @dataclass(frozen=True)
 class NetworkInput:
@@ -21,7 +23,7 @@ class NetworkInput:
     bond: Integer[Tensor, "b n n"]
     flags: Float[Tensor, "b n 2"]  # 1 where the position / the token is known
     bond_flag: Float[Tensor, "b n n"]  # 1 where the bond is known
-    condition: Float[Tensor, "b condition"]  # noise level, size, properties: see `condition_features`
+    condition: Float[Tensor, "b condition"]  # noise level, size, properties, composition: see `condition_features`
     previous: Float[Tensor, "b 1"]  # 1 where the next three hold the previous estimate, else they are zero
     previous_pos: Float[Tensor, "b n 3"]
     previous_atom: Float[Tensor, "b n tokens"]  # probabilities
@@ -42,24 +44,25 @@ class Sizes:
     condition: int
 
 
-def condition_width(properties: int) -> int:
-    return 32 + 5 + 5 + 9 * properties
+def condition_width(properties: int, elements: int) -> int:
+    return 32 + 5 + 9 * properties + 1 + PER_ELEMENT * elements
 
 
 def condition_features(
     sigma: Float[Tensor, " b"], size: Integer[Tensor, " b"], value: Float[Tensor, "b p"], given: Bool[Tensor, "b p"],
-    heavy: Integer[Tensor, " b"], previous: Float[Tensor, "b 1"],
+    composition: Integer[Tensor, "b elements"], previous: Float[Tensor, "b 1"],
 ) -> Float[Tensor, "b condition"]:  # fmt: skip
-    """Fourier features of ln σ / 4 (Karras et al.), of the atom count, of the count of
-    atoms that are no hydrogens (0: unknown), and of each property that is given."""
+    """Fourier features of ln σ / 4 (Karras et al.), of the atom count, of each property that is given, and of the
+    atoms of each element (all 0: unknown). These are last, where new elements find a place."""
     c_noise = sigma.clamp(min=1e-3).log() / 4
     noise = fourier(c_noise[:, None], 16, 0.25, 8.0)
     counts = count_features(size.to(sigma.dtype)[:, None])
-    known = (heavy > 0).to(sigma.dtype)[:, None]
-    heavy_counts = torch.cat([count_features(heavy.clamp(min=1).to(sigma.dtype)[:, None]) * known, known], 1)
     on = given.to(sigma.dtype)[..., None]
     properties = torch.cat([fourier(value[..., None], 4, 0.125, 1.0) * on, on], -1).flatten(1)
-    return torch.cat([noise, counts, previous, heavy_counts, properties], 1)
+    known = (composition.sum(1, keepdim=True) > 0).to(sigma.dtype)
+    of_each = composition.to(sigma.dtype)[..., None]
+    of_each = torch.cat([of_each.log1p(), of_each / 20, fourier(of_each, 1, 0.1, 0.1)], -1).flatten(1) * known
+    return torch.cat([noise, counts, previous, properties, known, of_each], 1)
 
 
 def count_features(count: Float[Tensor, "b 1"]) -> Float[Tensor, "b 4"]:

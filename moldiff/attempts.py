@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from moldiff.chem import mean_valence
 from moldiff.conditions import Conditions, Target, check_targets, draw_values
 from moldiff.config import GUIDANCE
 from moldiff.errors import RequestError
+from moldiff.formula import composition_of
 from moldiff.guidance import Guide, evaluations
 from moldiff.known import Known, blank, size_odds
 from moldiff.model import Model
@@ -38,6 +40,7 @@ class Request:
     seed: int = 0
     sampler: Sampler = field(default_factory=Sampler)
     heavy_atoms: tuple[int, int] | None = None  # inclusive range; None: as in the training data
+    formula: str | None = None  # such as C7H8O2; None: as in the training data
     unique: bool = False
     max_attempts: int | None = None  # default: 10 n + 100
     time_limit: float | None = None  # seconds
@@ -64,12 +67,24 @@ class Request:
         warnings = check_targets(self.targets, model.data.properties)
         if self.sampler.strength < 1 and (self.known is None or self.known.grows):
             raise RequestError("a sampler's strength below 1 needs a whole molecule to start from")
-        SizeDraw(model.data, self.heavy_atoms, self.known)
+        self.size_draw(model.data)
         return warnings
+
+    def size_draw(self, data: DataInfo) -> "SizeDraw":
+        return SizeDraw(data, self.heavy_atoms, self.known, self.formula)
 
     def key(self, weights: str) -> str:
         """Eight hex digits for all that decides molecule k besides seed and k: weights, sampler, sizes and wishes."""
-        decisive = [weights, self.sampler, self.heavy_atoms, self.targets, self.guidance, self.known, self.guides]
+        decisive = [
+            weights,
+            self.sampler,
+            self.heavy_atoms,
+            self.formula,
+            self.targets,
+            self.guidance,
+            self.known,
+            self.guides,
+        ]
         return hashlib.sha256(repr(decisive).encode()).hexdigest()[:8]
 
     @property
@@ -111,22 +126,31 @@ class Sizes:
 
 
 class SizeDraw:
-    """Compositions as in the training data, given a range of heavy atoms, what is known, and property values.
+    """Compositions as in the training data, given a range of heavy atoms, what is known, and property values; or the one
+    that is asked for.
 
     Where no training molecule holds the elements of what is known, the composition is left open: only a size is drawn.
     """
 
-    def __init__(self, data: DataInfo, heavy: tuple[int, int] | None, known: Known | None = None):
+    def __init__(
+        self,
+        data: DataInfo,
+        heavy: tuple[int, int] | None = None,
+        known: Known | None = None,
+        formula: str | None = None,
+    ):
         self.data, self.known = data, known
         self.is_heavy = np.array([symbol != "H" for symbol in data.elements])
         table = np.array(data.compositions)
         self.rows = np.arange(len(table))  # of the table, that are possible
         self.composition, self.counts = table[:, :-1], table[:, -1].astype(float)
+        if formula is not None:
+            self._only(formula, heavy)
         if heavy is not None:
             self._keep(self._within(*heavy))
         self.told = True
         if known is not None and known.grows:
-            self._make_room(known)
+            self._make_room(known, formula)
             if "H" in data.elements:
                 self.counts = self.counts * self._odds(known)
 
@@ -136,6 +160,13 @@ class SizeDraw:
 
     def _keep(self, possible: Bool[np.ndarray, " rows"]) -> None:
         self.rows, self.composition, self.counts = (x[possible] for x in (self.rows, self.composition, self.counts))
+
+    def _only(self, formula: str, heavy: tuple[int, int] | None) -> None:
+        if heavy is not None or (self.known is not None and not self.known.grows):
+            other = "--n-atoms" if heavy is not None else "--like"
+            raise RequestError(f"--formula {formula}: it is {other} that gives the size; take one of the two")
+        self.composition = composition_of(formula, self.data)[None]
+        self.rows, self.counts = np.zeros(1, dtype=int), np.ones(1)
 
     def _within(self, low: int, high: int) -> Bool[np.ndarray, " rows"]:
         asked = f"--n-atoms {low}-{high}" if low != high else f"--n-atoms {low}"
@@ -151,10 +182,12 @@ class SizeDraw:
             raise RequestError(f"{asked}: no training molecule has that many heavy atoms; widen the range")
         return possible
 
-    def _make_room(self, known: Known) -> None:
+    def _make_room(self, known: Known, formula: str | None) -> None:
         """Keep the compositions that hold what is known and a heavy atom more."""
         part = np.bincount(np.array(self.data.element_of)[known.molecule.atom[0].numpy()], minlength=len(self.is_heavy))
         heavy = int(part[self.is_heavy].sum())
+        if formula is not None and not ((self.composition >= part).all() and self.heavy[0] > heavy):
+            raise RequestError(f"--formula {formula}: no room for the known part and more; take a larger formula")
         larger = (self.heavy > heavy) & ((self.composition - part)[:, ~self.is_heavy] >= 0).all(1)
         if not larger.any():
             raise RequestError(
@@ -190,16 +223,22 @@ class SizeDraw:
                 weights = weights * (self.composition.sum(1) == atoms[few, None])
             if values is not None and len(self.rows) > 1:
                 weights = weights * self._likelihood(values[few], weights > 0)
-            cdf = weights.cumsum(1) / weights.sum(1, keepdims=True)
-            drawn[few] = self.composition[(cdf <= uniform[few, None]).sum(1).clip(max=len(self.rows) - 1)]
-        return Sizes(drawn.sum(1), drawn * self.told)
+            total = weights.sum(1, keepdims=True)  # 0 for a number of atoms that no composition has
+            cdf = weights.cumsum(1) / np.where(total > 0, total, 1)
+            drawn[few] = self.composition[(cdf <= uniform[few, None]).sum(1).clip(max=len(self.rows) - 1)] * (total > 0)
+        return Sizes(drawn.sum(1) if atoms is None else atoms, drawn * self.told)
+
+    @cached_property
+    def _properties(self) -> Float[np.ndarray, "2 rows properties"]:
+        """Means and deviations."""
+        return np.array([self.data.property_by_composition[k] for k in self.rows]).swapaxes(0, 1)
 
     def _likelihood(self, values: np.ndarray, possible: np.ndarray) -> Float[np.ndarray, "b rows"]:
         """p(values | composition), up to a factor: normal, by the training data of each composition.
 
         So a large polarisability gives large molecules.
         """
-        mean, std = np.array([self.data.property_by_composition[k] for k in self.rows]).swapaxes(0, 1)
+        mean, std = self._properties
         log = np.zeros((len(values), len(self.rows)))
         for p in np.flatnonzero(~np.isnan(values).all(0)):
             value = values[:, p, None]
@@ -240,7 +279,7 @@ def draw_request(
 ) -> tuple[Float[np.ndarray, "b properties"] | None, Sizes]:
     """Property values in physical units (NaN: not asked for; None: none is) and the size of every attempt."""
     uniform, values = _draw_values(data, request, random)
-    return values, SizeDraw(data, request.heavy_atoms, request.known)(uniform, values)
+    return values, request.size_draw(data)(uniform, values)
 
 
 def _draw_values(

@@ -18,6 +18,7 @@ import torch
 from moldiff import chem, fragment_checks, fragments
 from moldiff.attempts import Request, asked_values, choose_sampler, sample_attempts
 from moldiff.conditions import find_property, read_target
+from moldiff.formula import has_formula
 from moldiff.model import Model, choose_device
 from moldiff.model_file import HISTORY
 from moldiff.molecule import Molecules
@@ -102,6 +103,8 @@ class Tally:
             stages["changed"] = ("unchanged",)
         if request.heavy_atoms:
             stages["of asked size"] = ("size",)
+        if request.formula:
+            stages["of asked formula"] = ("formula",)
         if request.unique:
             stages["unique"] = ("duplicate",)
         stages |= {condition: (f"not {condition}",) for condition in request.screen.conditions}
@@ -125,6 +128,7 @@ class Generator:
         quality: str | None = None,
         steps: int | None = None,
         heavy_atoms: int | tuple[int, int] | None = None,
+        formula: str | None = None,
         targets: Mapping[str, float | int | tuple[float | int, float | int]] | None = None,
         fix: "Chem.Mol | None" = None,
         attach: Sequence[int] | None = None,
@@ -144,11 +148,11 @@ class Generator:
         """Yield ``n`` accepted molecules in the order of their attempts, fewer if attempts or time run out.
 
         ``quality``: fast, balanced (the default) or best, or else ``steps``, network evaluations per molecule;
-        ``heavy_atoms``: a number or an inclusive range; ``targets``: properties asked for, each a value or a range in its
-        unit (see :meth:`facts`), followed with the weight ``guidance``; ``fix``: a molecule with coordinates that every
-        other is built on, at the atoms ``attach`` (RDKit's indices, from 0), at its dummy atoms or wherever it has
-        hydrogens, or whose part that matches the SMARTS ``replace`` is made anew; ``like``: one to derive others from,
-        the further from it the higher ``strength``, between 0 and 1 (see :mod:`moldiff.fragments`);
+        ``heavy_atoms``: a number or an inclusive range, or else a ``formula`` such as C7H8O2; ``targets``: properties asked
+        for, each a value or a range in its unit (see :meth:`facts`), followed with the weight ``guidance``; ``fix``: a
+        molecule with coordinates that every other is built on, at the atoms ``attach`` (RDKit's indices, from 0), at its
+        dummy atoms or wherever it has hydrogens, or whose part that matches the SMARTS ``replace`` is made anew; ``like``:
+        one to derive others from, the further from it the higher ``strength``, between 0 and 1 (see :mod:`moldiff.fragments`);
         ``shape``: a molecule whose volume to fill, ``pharmacophore``: one, or several, whose donors, acceptors and aromatic
         rings to match (see :mod:`moldiff.overlay`); ``scores="drug"`` fills each record's ``scores`` with drug-likeness;
         ``filter``: conditions on scores, such as ``"QED>0.6 and alerts==0"``; ``relax="mmff"`` gives each record a
@@ -168,7 +172,7 @@ class Generator:
         ranges = {k: v if isinstance(v, tuple) else (v, v) for k, v in (targets or {}).items()}
         options["targets"] = tuple(read_target(f"{k}={low!r}:{high!r}") for k, (low, high) in ranges.items())
         options["screen"] = choose_screen(scores, filter, relax)
-        draft = Request(n, seed, heavy_atoms=sizes, **options)
+        draft = Request(n, seed, heavy_atoms=sizes, formula=formula, **options)
         wishes = fragments.Wishes(fix, None if attach is None else tuple(attach), replace, like, strength)
         request, _ = with_molecules(draft, self.model.data, wishes, overlay_of(shape, pharmacophore))
         for text in request.check(self.model):
@@ -324,6 +328,8 @@ def _judge(
         low, high = request.heavy_atoms
         if not low <= accepted.GetNumHeavyAtoms() <= high:
             reason = "size"
+    if reason is None and request.formula and not has_formula(accepted, request.formula):
+        reason = "formula"
     if reason is None:
         text = chem.smiles(accepted)
         if request.unique and text in seen:

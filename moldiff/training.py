@@ -24,6 +24,7 @@ from moldiff.checkpoints import latest_checkpoint
 from moldiff.conditions import Conditions
 from moldiff.config import Config, ConfigError, TrainConfig
 from moldiff.datasets.prepared import Split, read_meta, read_split
+from moldiff.denoisers import compile_layers
 from moldiff.files import write_atomically
 from moldiff.finetuning import adapt, start_from, translate
 from moldiff.model import Model
@@ -72,7 +73,7 @@ def train(
     else:
         state = _begun(run, meta, config, [*splits.values()], init_from, extend_vocabulary, device)
     if config.train.compile:
-        state.model.network.compile(dynamic=True)
+        compile_layers(state.model.network)
     if rank == 0:
         run.mkdir(parents=True, exist_ok=True)
         with write_atomically(run / CONFIG) as temporary:

@@ -20,6 +20,7 @@ import torch
 from moldiff.checkpoints import latest_checkpoint
 from moldiff.config import Config, preset
 from moldiff.datasets.prepared import read_meta, read_split
+from moldiff.denoisers import compile_layers
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.training import Batches, Loop, State, train
@@ -37,7 +38,7 @@ def probe(data: Path, config: Config, device: str, batches: list[int], seconds: 
         torch._dynamo.reset()
         model = Model(settings, info).to(device)
         if compiled:
-            model.network.compile(dynamic=True)
+            compile_layers(model.network)
         with TemporaryDirectory() as folder:
             loop = Loop(State.begin(model), settings.train, resident, Path(folder), 0, 1, None)
             first = _timed(loop, device, steps=3)[1]

@@ -1,6 +1,7 @@
 """Shared fixtures: what a model knows of its data, random molecules, double precision."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,12 @@ from moldiff.molecule import Molecules
 VOCABULARY = ("H", "C", "N", "O", "N+")
 
 
+def with_compositions(info: DataInfo, rows: Sequence[tuple[int, ...]]) -> DataInfo:
+    """``info`` of other training molecules: atoms of each element and, last, molecules; all have the same properties."""
+    alike = tuple(p.mean for p in info.properties), tuple(p.std for p in info.properties)
+    return replace(info, compositions=tuple(rows), property_by_composition=(alike,) * len(rows))
+
+
 @pytest.fixture(scope="session")
 def info() -> DataInfo:
     return DataInfo(
@@ -27,8 +34,9 @@ def info() -> DataInfo:
         coordinate_std=1.4,
         atom_marginal=(0.5, 0.3, 0.1, 0.08, 0.02),
         bond_marginal=(0.85, 0.12, 0.02, 0.01),
-        size_histogram=((3, 7, 2), (4, 9, 1)),
+        compositions=((4, 2, 1, 0, 2), (5, 3, 0, 1, 1)),  # C2NH4 twice, C3OH5
         properties=(Property("gap", "eV", 6.6, 1.4, 1.1, 10.0), Property("mu", "D", 3.0, 2.0, 0.0, 20.0)),
+        property_by_composition=(((6.6, 3.0), (1.4, 2.0)),) * 2,
         source="random numbers",
         sha256="0" * 64,
     )
@@ -93,8 +101,9 @@ def trained(tmp_path_factory) -> Path:
         coordinate_std=float(torch.cat([m.pos[0] for m in molecules]).square().mean().sqrt()),
         atom_marginal=(0.69, 0.12, 0.06, 0.13),
         bond_marginal=(0.56, 0.41, 0.03, 0.0),
-        size_histogram=((1, 3, 1), (1, 4, 1), (1, 5, 1), (2, 4, 1)),
+        compositions=((2, 0, 0, 1, 1), (3, 0, 1, 0, 1), (4, 1, 0, 0, 1), (2, 1, 0, 1, 1)),
         properties=(),
+        property_by_composition=(((), ()),) * 4,
         source="embedded by RDKit",
         sha256="0" * 64,
     )
@@ -107,7 +116,7 @@ def trained(tmp_path_factory) -> Path:
     for step in range(150):
         batch = molecules[step % len(molecules)].select([0] * 64)
         optimizer.zero_grad()
-        model.loss(batch, Conditions.none(64, 0), generator)["total"].backward()
+        model.loss(batch, Conditions.none(64, 0, 4), generator)["total"].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -63,6 +63,25 @@ def test_seed_molecule_and_attempt_decide(model, singles, other):
     assert not torch.equal(one.pos, another.pos)
 
 
+@pytest.mark.parametrize("free", [CONFORMER, BONDS])
+def test_the_composition_is_told(model, singles, monkeypatch, free):
+    told, denoise = [], Model.denoise
+
+    def spy(self, noisy, level, conditions, *rest):
+        told.append((noisy, conditions.composition))
+        return denoise(self, noisy, level, conditions, *rest)
+
+    monkeypatch.setattr(Model, "denoise", spy)
+    complete(model, singles, [(1, k) for k in range(9)], free, SAMPLER, 0)
+    assert told
+    for noisy, composition in told:
+        assert torch.equal(composition.sum(1), noisy.size)
+        if "atom" not in free:
+            assert torch.equal(composition, model.composition(noisy))
+    expected = {tuple(row) for m in singles for row in model.composition(m).tolist()}
+    assert {tuple(row) for _, composition in told for row in composition.tolist()} == expected
+
+
 def test_keys_differ():
     assert key_of(1, MAX_ATTEMPTS - 1) < key_of(2, 0) < 2**63
     assert len({key_of(k, a) for k in range(9) for a in range(9)}) == 81

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from moldiff.conditions import (
+    NARROWEST,
+    PRIOR,
     Conditions,
     Property,
     Target,
     check_targets,
     draw_values,
-    properties_by_size,
+    properties_by_composition,
     read_target,
 )
 from moldiff.errors import RequestError
@@ -28,38 +30,45 @@ def test_from_physical():
 
 def test_no_properties():
     assert Conditions.from_physical(torch.zeros(3, 0), ()).value.shape == (3, 0)
-    assert not Conditions.none(3, 2).given.any()
+    none = Conditions.none(3, 2, 4)
+    assert not none.given.any() and none.composition.tolist() == [[0] * 4] * 3
+    assert Conditions.from_physical(torch.zeros(3, 0), ()).composition.shape == (3, 0)
 
 
 def test_dropping():
     """Of those above ``drop_all``, a molecule half way to 1 keeps each property in half of the cases."""
-    conditions = Conditions(torch.ones(4, 2), torch.tensor([[True, True]] * 3 + [[True, False]]), torch.arange(1, 5))
+    composition = torch.tensor([[4, 1], [3, 0], [2, 2], [0, 5]])
+    conditions = Conditions(torch.ones(4, 2), torch.tensor([[True, True]] * 3 + [[True, False]]), composition)
     uniform = torch.tensor([[0.4, 0.3, 0.1, 0.1], [0.75, 0.1, 0.6, 0.4], [0.75, 0.3, 0.4, 0.4], [0.75, 0.1, 0.4, 0.4]])
-    dropped = conditions.dropped(uniform, drop_all=0.5, drop_heavy=0.2)
-    assert dropped.heavy.tolist() == [1, 0, 3, 0]
+    dropped = conditions.dropped(uniform, drop_all=0.5, drop_composition=0.2)
+    assert dropped.composition.tolist() == [[4, 1], [0, 0], [2, 2], [0, 0]]
     assert dropped.given.tolist() == [[False, False], [False, True], [True, True], [True, False]]
     assert torch.equal(dropped.value, dropped.given.float())
-    untouched = conditions.dropped(torch.tensor([[1.0, 0.5, 0.5, 0.5]] * 4), drop_all=0.0, drop_heavy=0.0)
-    assert torch.equal(untouched.given, conditions.given) and torch.equal(untouched.heavy, conditions.heavy)
-    assert not conditions.dropped(torch.rand(4, 4), drop_all=1.0, drop_heavy=0.0).given.any()
+    untouched = conditions.dropped(torch.tensor([[1.0, 0.5, 0.5, 0.5]] * 4), drop_all=0.0, drop_composition=0.0)
+    assert torch.equal(untouched.given, conditions.given) and torch.equal(untouched.composition, composition)
+    assert not conditions.dropped(torch.rand(4, 4), drop_all=1.0, drop_composition=0.0).given.any()
 
 
 def test_any_number_of_properties_is_seen_as_often():
     b, generator = 20_000, torch.Generator().manual_seed(0)
-    everything = Conditions(torch.zeros(b, 4), torch.ones(b, 4, dtype=torch.bool), torch.ones(b, dtype=torch.long))
-    dropped = everything.dropped(torch.rand(b, 6, generator=generator), drop_all=0.5, drop_heavy=0.1)
+    everything = Conditions(torch.zeros(b, 4), torch.ones(b, 4, dtype=torch.bool), torch.ones(b, 3, dtype=torch.long))
+    dropped = everything.dropped(torch.rand(b, 6, generator=generator), drop_all=0.5, drop_composition=0.1)
     shares = torch.bincount(dropped.given.sum(1), minlength=5) / b
     assert torch.allclose(shares, torch.tensor([0.5 + 0.1, 0.1, 0.1, 0.1, 0.1]), atol=0.01)
-    assert (dropped.heavy == 0).float().mean() == pytest.approx(0.1, abs=0.01)
+    told = dropped.composition.sum(1)
+    assert set(told.tolist()) == {0, 3}  # all elements or none
+    assert (told == 0).float().mean() == pytest.approx(0.1, abs=0.01)
+    assert (told[dropped.given.any(1)] == 0).float().mean() == pytest.approx(0.1, abs=0.02)  # whatever else is told
 
 
 def test_select():
     conditions = Conditions(
-        torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[True], [False], [True]]), torch.arange(3)
+        torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[True], [False], [True]]), torch.arange(6).view(3, 2)
     )
     chosen = conditions.select(torch.tensor([2, 0])).to("cpu")
     assert chosen.value.flatten().tolist() == [3.0, 1.0]
     assert chosen.given.all()
+    assert chosen.composition.tolist() == [[4, 5], [0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -109,14 +118,73 @@ def test_every_molecule_draws_its_own_value_within_a_range():
     assert np.isnan(draw_values([Target("mu", 2.0, 4.0)], PROPERTIES, uniform[:, :1])[:, 0]).all()
 
 
-def test_statistics_by_size():
-    """Sizes with too few known values have none; a property that is the same in all of a size gets some width."""
-    rng = np.random.default_rng(0)
-    n_atoms = np.repeat([5, 6, 7], [40, 40, 19])
-    values = np.stack([n_atoms + rng.normal(size=99), np.repeat([1.0, 2.0, 9.0], [40, 40, 19])], 1)
-    values[:10, 0] = np.nan
-    rows = properties_by_size(values, np.stack([n_atoms - 2, n_atoms], 1))
-    assert [row[:2] for row in rows] == [(3, 5), (4, 6)]
-    assert rows[0][2] == pytest.approx([np.nanmean(values[:40, 0]), 1.0])
-    assert rows[1][3][1] == pytest.approx(0.1 * values[:, 1].std())
-    assert properties_by_size(np.zeros((99, 0)), np.stack([n_atoms, n_atoms], 1)) == []
+def molecules_of(rows: list[tuple[int, int, int]]) -> np.ndarray:
+    """Compositions of as many molecules as the last number of each row says."""
+    return np.repeat([row[:-1] for row in rows], [row[-1] for row in rows], axis=0)
+
+
+class TestByComposition:
+    # Above and below a trend by one, in such numbers that the trend remains: those of the offsets are 0 in sum, and in
+    # sum when each counts as often as it has the first element.
+    ROWS = ((1, 1, 1000), (2, 1, 2000), (3, 1, 1000), (11, 1, 1), (12, 1, 2), (13, 1, 1))
+    OFFSETS = np.array([1, -1, 1, 1, -1, 1])
+
+    @pytest.fixture
+    def case(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Values 2 + 3 n with offsets, the composition of each molecule, and the compositions."""
+        of = molecules_of(self.ROWS)
+        offset = np.repeat(self.OFFSETS, [n for *_, n in self.ROWS])
+        return (2.0 + 3.0 * of[:, :1] + offset[:, None]), of, np.array(self.ROWS)[:, :2]
+
+    def test_a_linear_trend_is_found_whatever_the_numbers(self):
+        rows = [(1, 0, 1), (0, 1, 2000), (2, 1, 3), (3, 5, 50), (4, 4, 1)]
+        of, compositions = molecules_of(rows), np.array(rows)[:, :2]
+        found = properties_by_composition((10 + of @ [2.0, -3.0])[:, None], of, compositions)
+        assert [mean for (mean,), _ in found] == pytest.approx(10 + compositions @ [2.0, -3.0])
+
+    def test_offsets_count_by_the_number_of_molecules(self, case):
+        values, of, compositions = case
+        found = properties_by_composition(values, of, compositions)
+        n = np.array([row[-1] for row in self.ROWS])
+        share = n / (n + PRIOR)
+        assert share[0] > 0.99 and share[3] < 0.2
+        means, stds = np.array(found)[..., 0].T
+        assert means == pytest.approx(2 + 3 * compositions[:, 0] + self.OFFSETS * share, rel=1e-4)
+        # the molecules of a composition are all alike, and those of all have a deviation of one from the trend
+        assert stds == pytest.approx(np.sqrt((n * (1 - share) ** 2 + PRIOR) / (n + PRIOR)), rel=1e-4)
+
+    def test_the_order_of_molecules_and_compositions_is_free(self, case):
+        values, of, compositions = case
+        found, shuffled = properties_by_composition(*case), np.random.default_rng(0).permutation(len(of))
+        again = properties_by_composition(values[shuffled], of[shuffled], compositions[::-1])
+        assert np.array(again[::-1]) == pytest.approx(np.array(found), rel=1e-4)
+
+    def test_unknown_values_are_ignored(self, case):
+        """Each property on its own; a composition of which no value is known is on the trend."""
+        values, of, compositions = case
+        expected = properties_by_composition(*case)
+        both = np.concatenate([values, np.full_like(values, 7.0)], 1)
+        more = np.concatenate([both, [[np.nan, 7.0]] * 500 + [[np.nan, np.nan]] * 9])
+        of = np.concatenate([of, [[5, 1]] * 500 + [[3, 1]] * 9])
+        found = properties_by_composition(more, of, np.concatenate([compositions, [[5, 1]]]))
+        assert [(mean[0], std[0]) for mean, std in found[:-1]] == [(mean[0], std[0]) for mean, std in expected]
+        assert (found[-1][0][0], found[-1][1][0]) == pytest.approx((17, 1))
+        assert [mean[1] for mean, _ in found] == pytest.approx([7.0] * 7)
+
+    def test_the_trend_is_that_of_all_molecules(self, case):
+        """Also of those whose composition is not asked for, and where values are known of no others."""
+        values, of, compositions = case
+        expected = properties_by_composition(*case)
+        assert properties_by_composition(values, of, compositions[[4, 1]]) == [expected[4], expected[1]]
+        values[of[:, 0] == 3] = np.nan
+        (((mean,), (std,)),) = properties_by_composition(values, of, np.array([[3, 1]]))
+        assert np.isfinite([mean, std]).all() and 9 < mean < 12 and std > 0
+
+    def test_what_follows_from_the_composition_has_some_width(self):
+        of = molecules_of([(0, 1, 30), (2, 1, 30), (4, 2, 30)])
+        values = of.sum(1)[:, None].astype(float)
+        found = properties_by_composition(values, of, np.unique(of, axis=0))
+        assert [std for _, (std,) in found] == pytest.approx([NARROWEST * values.std()] * 3, rel=1e-4)
+
+    def test_no_properties(self):
+        assert properties_by_composition(np.zeros((3, 0)), np.ones((3, 2), int), np.ones((1, 2), int)) == [[[], []]]

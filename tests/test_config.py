@@ -7,7 +7,7 @@ import torch
 
 from moldiff.config import PRESETS, Config, ConfigError, NetworkConfig, preset, read_config
 from moldiff.denoisers import build_network
-from moldiff.denoisers.layers import Sizes
+from moldiff.denoisers.layers import Sizes, condition_width
 
 
 def test_dictionary_round_trip():
@@ -84,14 +84,14 @@ def test_presets_build():
     millions = {}
     for name in PRESETS:
         with torch.device("cpu" if name == "qm9-tensor" else "meta"):  # e3nn computes constants as it builds
-            network = build_network(preset(name).network, Sizes(9, 4, 91))
+            network = build_network(preset(name).network, Sizes(9, 4, condition_width(6, 5)))
         millions[name] = sum(p.numel() for p in network.parameters()) / 1e6
-    expected = {"qm9-tiny": 1.25, "qm9-small": 4.0, "qm9-base": 17.3, "qm9-egnn": 5.4, "qm9-tensor": 0.3}
+    expected = {"qm9-tiny": 1.25, "qm9-small": 4.0, "qm9-base": 17.3, "qm9-egnn": 5.4, "qm9-tensor": 0.31}
     assert millions == pytest.approx({**millions, **expected}, rel=0.03)
 
 
 def test_networks_refuse_unknown_options():
     with pytest.raises(ConfigError, match=r"network\.kind = 'gnn': there are transformer"):
-        build_network(NetworkConfig("gnn"), Sizes(5, 4, 37))
+        build_network(NetworkConfig("gnn"), Sizes(5, 4, condition_width(0, 4)))
     with pytest.raises(ConfigError, match=r"network\.options for transformer: .*'depth'"):
-        build_network(NetworkConfig("transformer", {"depth": 3}), Sizes(5, 4, 37))
+        build_network(NetworkConfig("transformer", {"depth": 3}), Sizes(5, 4, condition_width(0, 4)))

@@ -17,10 +17,11 @@ from moldiff.errors import RequestError
 from moldiff.model_file import DataInfo
 
 EXPLICIT = DataInfo(
-    "small", ("H", "C", "N", "N+", "O", "O-"), "explicit", 1.4, (), (), ((1, 3, 1), (6, 20, 1)), (), "", ""
-)
+    "small", ("H", "C", "N", "N+", "O", "O-"), "explicit", 1.4, (), (), ((2, 0, 0, 1, 1), (14, 6, 0, 0, 1)), (), "", "",
+    (((), ()),) * 2,
+)  # fmt: skip
 IMPLICIT = dataclasses.replace(EXPLICIT, vocabulary=EXPLICIT.vocabulary[1:], hydrogens="implicit",
-                               size_histogram=((2, 2, 1), (7, 7, 1)))  # fmt: skip
+                               compositions=((2, 0, 0, 1), (7, 0, 0, 1)))  # fmt: skip
 
 
 def record(smiles: str) -> Record:

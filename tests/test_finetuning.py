@@ -16,7 +16,8 @@ from moldiff.checkpoints import latest_checkpoint
 from moldiff.cli import app
 from moldiff.conditions import Conditions
 from moldiff.config import Config, NetworkConfig
-from moldiff.datasets.prepared import SPLITS, read_meta, read_split, write_prepared
+from moldiff.datasets.prepared import SPLITS, learned_from, read_meta, read_split, write_prepared
+from moldiff.denoisers.layers import PER_ELEMENT
 from moldiff.finetuning import SETTINGS, adapt, settings_for, start_from, translate
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
@@ -49,19 +50,37 @@ def write_own(
         properties=split.properties[:, columns],
         source=np.arange(1, len(split) + 1),
     )
+    names = [(meta["properties"][k]["name"], unit) for k in columns]
     told = {
         **{k: v for k, v in meta.items() if k not in ("format", "sha256", "molecules")},
+        **learned_from([own], order, names),
         "name": "own",
         "hydrogens": hydrogens,
         "vocabulary": order,
         "atom_marginal": meta["atom_marginal"][:: -1 if reverse else 1],
         "properties": [{**meta["properties"][k], "unit": unit, "mean": 0.0} for k in columns],
         "coordinate_std": 3.0,
-        "size_histogram": meta["size_histogram"][:2],
         "first_row": {"a.smi": 1, "b.smi": 51},
     }
     write_prepared(folder, {name: [(own, [])] for name in SPLITS}, told)
     return folder
+
+
+def assert_compositions(own: DataInfo, info: DataInfo, source: DataInfo) -> None:
+    """Those of the set, in the order of the weights' elements, with its gap; else as the weights have a composition."""
+    assert info.elements == source.elements[::-1] == own.elements[::-1]
+    assert own.compositions == tuple((*row[-2::-1], row[-1]) for row in info.compositions)
+    names = [p.name for p in source.properties]
+    gap = names.index("gap")
+    known = {row[:-1]: found for row, found in zip(source.compositions, source.property_by_composition, strict=True)}
+    all_of_them = tuple(p.mean for p in source.properties), tuple(p.std for p in source.properties)
+    assert 0 < sum(row[:-1] in known for row in own.compositions) < len(own.compositions)
+    for row, mine, told in zip(
+        own.compositions, own.property_by_composition, info.property_by_composition, strict=True
+    ):
+        for numbers, of_set, of_weights in zip(mine, told, known.get(row[:-1], all_of_them), strict=True):
+            assert (numbers[gap],) == of_set
+            assert np.delete(numbers, gap).tolist() == np.delete(of_weights, gap).tolist()
 
 
 def test_training_starts_from_given_weights(tmp_path, first):
@@ -83,6 +102,7 @@ def test_fine_tuning_speaks_the_language_of_the_weights(tmp_path, monkeypatch, f
     for name in ("vocabulary", "coordinate_std", "atom_marginal", "bond_marginal", "properties"):
         assert getattr(own, name) == getattr(source, name)
     assert (own.name, own.sha256, own.size_histogram) == ("own", info.sha256, info.size_histogram)
+    assert_compositions(own, info, source)
     before, after = read_split(DATA, "test"), translate(read_split(data, "train"), info, own)
     assert (before.atom == after.atom).all()
     gap = [p.name for p in source.properties].index("gap")
@@ -138,18 +158,36 @@ class TestNewTokens:
         molecules, _ = read_split(DATA, "test").buckets()[18]
         molecules = molecules.centre()
         level = NoiseLevel.free(molecules, torch.ones(len(molecules)))
-        conditions = Conditions.none(len(molecules), len(old.data.properties))
+        values = torch.randn(len(molecules), len(old.data.properties), generator=torch.Generator().manual_seed(0))
+        conditions, more = (Conditions(values, values > 0, m.composition(molecules)) for m in (old, new))
+        assert torch.equal(more.composition[:, :-1], conditions.composition)
+        assert conditions.composition.any() and not more.composition[:, -1].any()
         with torch.no_grad():
             before = old.denoise(molecules, level, conditions)
             never = torch.full((*before.atom_logits.shape[:2], 1), -1e9)
             known = Prediction(before.pos, torch.cat([before.atom_logits, never], -1), before.bond_logits)
             a = old.denoise(molecules, level, conditions, before)
-            b = new.denoise(molecules, level, conditions, known)
-        assert a.atom_logits.std() > 0.1
+            b = new.denoise(molecules, level, more, known)
+            untold = Conditions(values, values > 0, torch.zeros_like(conditions.composition))
+            c = old.denoise(molecules, level, untold, before)
+        assert a.atom_logits.std() > 0.1 and (c.atom_logits - a.atom_logits).abs().max() > 0.01
         torch.testing.assert_close(b.pos, a.pos, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(b.bond_logits, a.bond_logits, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(b.atom_logits[..., :-1], a.atom_logits, rtol=1e-4, atol=1e-4)
         assert (b.atom_logits[..., -1] == 0).all()
+
+    def test_compositions(self, tmp_path, first):
+        """Bromine is behind the elements of the weights, and of the set's own fluorine there is none."""
+        source, data = Model.load(first), self.extended(Model.load(first), tmp_path / "own").data
+        info = DataInfo.from_meta(read_meta(tmp_path / "own"))
+        assert info.elements == ("H", "C", "N", "O", "Br")
+        assert data.elements == ("H", "C", "N", "O", "F", "Br")
+        assert data.compositions == tuple((*row[:4], 0, *row[4:]) for row in info.compositions)
+        known = zip(source.data.compositions, source.data.property_by_composition, strict=True)
+        theirs = {(*row[:-1], 0): found for row, found in known}
+        new = tuple(p.mean for p in source.data.properties), tuple(p.std for p in source.data.properties)
+        expected = tuple(theirs.get(row[:-1], new) for row in data.compositions)
+        assert data.property_by_composition == expected and new in expected and len(set(expected)) > 5
 
     def test_marginals(self, tmp_path, first):
         source = Model.load(first)
@@ -164,7 +202,13 @@ class TestNewTokens:
         straight = train(data, tmp_path / "straight", CONFIG, init_from=first, extend_vocabulary=True)
         weights = Model.load(straight).network.state_dict()
         assert weights["to_atom.weight"][-1].abs().sum() > 0
-        assert weights["embed_atom.weight"].shape[1] == 2 * len(Model.load(straight).data.vocabulary) + 2
+        known = Model.load(straight).data
+        assert weights["embed_atom.weight"].shape[1] == 2 * len(known.vocabulary) + 2
+        before = Model.load(first)
+        assert known.elements == (*before.data.elements, "Br")
+        old, new = before.network.state_dict()["embed_condition.0.weight"], weights["embed_condition.0.weight"]
+        assert new.shape[1] == old.shape[1] + PER_ELEMENT
+        assert (new[:, -PER_ELEMENT:] != 0).any()  # it is told of, and learned
         with monkeypatch.context() as patch:
             stop_at(2, patch, signal.SIGTERM)
             train(data, tmp_path / "stopped", CONFIG, init_from=first, extend_vocabulary=True)

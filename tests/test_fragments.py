@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import with_compositions
 from rdkit import Chem
 from rdkit.Chem import AllChem, DataStructs
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
@@ -41,13 +42,13 @@ def embed(smiles: str) -> Chem.Mol:
 @pytest.fixture
 def data(info) -> DataInfo:
     """Molecules of 1 to 9 heavy atoms with up to twice as many hydrogens."""
-    return replace(info, size_histogram=tuple((n, n + h, 1) for n in range(1, 10) for h in range(2 * n + 1)))
+    return with_compositions(info, [(h, n, 0, 0, 1) for n in range(1, 10) for h in range(2 * n + 1)])
 
 
 @pytest.fixture
 def implicit(data) -> DataInfo:
-    sizes = tuple((n, n, 1) for n in range(1, 10))
-    return replace(data, hydrogens="implicit", vocabulary=("C", "N", "O", "N+"), size_histogram=sizes)
+    bare = replace(data, hydrogens="implicit", vocabulary=("C", "N", "O", "N+"))
+    return with_compositions(bare, [(n, 0, 0, 1) for n in range(1, 10)])
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import time
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
+from conftest import with_compositions
 
 from moldiff import attempts, chem, doctor, generation
 from moldiff.attempts import Request, SizeDraw, asked_values, sample_attempts
@@ -33,9 +33,9 @@ def small(trained) -> Generator:
 def full_size() -> Model:
     """The architecture of the shipped model with random weights, none of them zero, on molecules of 3 to 24 atoms."""
     vocabulary = ("H", "C", "C-", "N", "N-", "N+", "O", "O-", "F")
-    sizes = tuple((max(1, n // 2), n, 1) for n in range(3, 25))
+    rows = tuple((n - max(1, n // 2), max(1, n // 2), 0, 0, 0, 1) for n in range(3, 25))
     marginals = (1 / 9,) * 9, (0.85, 0.1, 0.04, 0.01)
-    info = DataInfo("random", vocabulary, "explicit", 1.4, *marginals, sizes, (), "", "0" * 64)
+    info = DataInfo("random", vocabulary, "explicit", 1.4, *marginals, rows, (), "", "0" * 64, (((), ()),) * len(rows))
     torch.manual_seed(0)
     model = Model(Config(network=preset("qm9-tiny").network), info).eval().requires_grad_(False)
     for parameter in model.parameters():
@@ -65,11 +65,6 @@ def raw(model: Model, **how) -> list[bytes]:
         indices = range(start, min(start + window, 16))
         singles += sample_attempts(model, request, indices, how.get("batch_size")).split()
     return [b"".join(x.numpy().tobytes() for x in (m.pos, m.atom, m.bond)) for m in singles]
-
-
-def atoms(sizes: np.ndarray) -> list[int]:
-    """Of rows (heavy atoms, atoms)."""
-    return sizes[:, 1].tolist()
 
 
 class TestSameMolecules:
@@ -219,42 +214,6 @@ class TestCounts:
     def test_one_number_is_a_range(self, small):
         assert {r.heavy_atoms for r in small.generate(3, steps=6, heavy_atoms=1)} == {1}
 
-    def test_sizes_are_drawn_as_in_the_training_data(self, info):
-        uniform = (np.arange(3000) + 0.5) / 3000
-        assert Counter(atoms(SizeDraw(info, None)(uniform))) == {7: 2000, 9: 1000}
-        assert SizeDraw(info, (4, 4))(uniform).tolist() == [[4, 9]] * 3000
-        assert atoms(SizeDraw(info, None)(np.array([0.0, 1 - 1e-16]))) == [7, 9]
-
-    def test_sizes_follow_the_values_asked_for(self, info):
-        """gap is near 2 in molecules of seven atoms, near 6 in those of nine, which are half as frequent."""
-        rows = ((3, 7, (2.0, 0.0), (1.0, 1.0)), (4, 9, (6.0, 0.0), (1.0, 1.0)))
-        draw = SizeDraw(replace(info, property_by_size=rows), None)
-        uniform = (np.arange(3000) + 0.5) / 3000
-        asked = lambda gap: np.tile([gap, np.nan], (3000, 1))  # noqa: E731
-        assert Counter(atoms(draw(uniform, asked(4.0)))) == {7: 2000, 9: 1000}  # as near to both
-        assert set(atoms(draw(uniform, asked(0.0)))) == {7}
-        odds = Counter(atoms(draw(uniform, asked(5.0))))
-        assert odds[9] / odds[7] == pytest.approx(0.5 * math.exp((3**2 - 1**2) / 2), rel=0.05)
-        assert Counter(atoms(SizeDraw(info, None)(uniform, asked(5.0)))) == {7: 2000, 9: 1000}  # nothing is known
-
-    def test_where_atoms_are_given_only_the_heavy_ones_are_drawn(self, info):
-        histogram = replace(info, size_histogram=((3, 7, 2), (4, 7, 1), (4, 9, 1)))
-        drawn = SizeDraw(histogram, None)((np.arange(300) + 0.5) / 300, atoms=np.full(300, 7))
-        assert Counter(map(tuple, drawn.tolist())) == {(3, 7): 200, (4, 7): 100}
-
-    def test_the_number_of_heavy_atoms_reaches_the_network(self, info):
-        torch.manual_seed(0)
-        model = Model(Config(network=preset("qm9-tiny").network), info).eval().requires_grad_(False)
-        for parameter in model.parameters():
-            parameter += 0.05 * torch.randn_like(parameter)
-        found = [
-            attempts.sample_sizes(
-                model, Request(1, sampler=Sampler(steps=2)), KeyedRandomness(0, [0]), np.array([[heavy, 7]]), None
-            )
-            for heavy in (3, 4)
-        ]
-        assert not torch.equal(found[0].pos, found[1].pos)
-
     def test_targets_reach_the_network(self, info):
         """A network whose output depends on the conditions gives other molecules for other targets, and counts twice."""
         torch.manual_seed(0)
@@ -281,7 +240,7 @@ class TestCounts:
 
     def test_sizes_of_molecules_are_those_drawn(self, full_size):
         random = KeyedRandomness(5, range(12))
-        expected = atoms(SizeDraw(full_size.data, None)(random.numbers(1)[:, 0]))
+        expected = SizeDraw(full_size.data, None)(random.numbers(1)[:, 0]).atoms.tolist()
         molecules = sample_attempts(full_size, Request(12, seed=5, sampler=Sampler(steps=2)), range(12))
         assert molecules.size.tolist() == expected
         assert len(set(expected)) > 5
@@ -368,7 +327,9 @@ class TestRefusals:
             small.generate(**{"n": 3, **options})
 
     def test_gaps_in_the_training_sizes(self, full_size, monkeypatch):
-        monkeypatch.setattr(full_size, "data", replace(full_size.data, size_histogram=((1, 3, 1), (9, 20, 1))))
+        monkeypatch.setattr(
+            full_size, "data", with_compositions(full_size.data, [(2, 0, 0, 1, 0, 1), (11, 9, 0, 0, 0, 1)])
+        )
         with pytest.raises(RequestError, match="--n-atoms 5: no training molecule has that many"):
             Request(1, heavy_atoms=(5, 5)).check(full_size)
 

@@ -9,7 +9,7 @@ from moldiff.molecule import BOND_CLASSES, Molecules, Prediction
 from moldiff.schedules import NoiseLevel
 
 TOKENS = 5
-ASKED = Conditions(torch.ones(4, 2), torch.ones(4, 2, dtype=torch.bool), torch.tensor([3, 4, 5, 6]))
+ASKED = Conditions(torch.ones(4, 2), torch.ones(4, 2, dtype=torch.bool), torch.arange(1, 13).view(4, 3))
 
 
 class Model:
@@ -37,13 +37,13 @@ def test_classifier_free_guidance_extrapolates_positions_and_log_probabilities(s
     model = Model()
     x0 = classifier_free(model, ASKED, weight)(*state, None)
     assert [bool(conditions.given.any()) for conditions, _ in model.calls] == [True, False]
-    assert all(torch.equal(conditions.heavy, ASKED.heavy) for conditions, _ in model.calls)
+    assert all(torch.equal(conditions.composition, ASKED.composition) for conditions, _ in model.calls)
     assert torch.allclose(x0.pos, torch.full_like(x0.pos, weight))
     log_odds = (x0.atom_logits[..., 0] - x0.atom_logits[..., 1]).unique()
     assert torch.allclose(log_odds, torch.tensor(weight))  # 0 without, 1 with
 
 
-@pytest.mark.parametrize(("conditions", "weight"), [(Conditions.none(4, 2), 2.0), (ASKED, 1.0)])
+@pytest.mark.parametrize(("conditions", "weight"), [(Conditions.none(4, 2, 3), 2.0), (ASKED, 1.0)])
 def test_no_second_evaluation_where_none_is_needed(state, conditions, weight):
     model = Model()
     classifier_free(model, conditions, weight)(*state, None)

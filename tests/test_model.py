@@ -8,9 +8,9 @@ import stat
 
 import pytest
 import torch
+from conftest import with_compositions
 from safetensors.torch import load_file, save_file
 
-from moldiff.conditions import Conditions
 from moldiff.config import Config, NetworkConfig
 from moldiff.model import Model, symmetric
 from moldiff.model_file import DataInfo, ModelFileError
@@ -66,18 +66,34 @@ class TestPreconditioning:
         assert (x.bond_flag == 0).all()
 
 
+class TestComposition:
+    def test_atoms_are_counted_by_element(self, model, random_molecules):
+        """H C N O N+, of which the last is nitrogen, and padding is no hydrogen."""
+        molecules = random_molecules([3, 5], n=6)
+        atom = torch.tensor([[4, 2, 1, 0, 0, 0], [0, 0, 3, 3, 0, 0]])
+        found = model.composition(molecules.replace(atom=atom))
+        assert found.tolist() == [[0, 1, 2, 0], [3, 0, 0, 2]]
+        assert model.nothing_asked(2).composition.tolist() == [[0] * 4] * 2
+
+    def test_sizes_follow_from_compositions(self, info):
+        assert info.elements == ("H", "C", "N", "O") and info.element_of == (0, 1, 2, 3, 2)
+        assert info.size_histogram == ((3, 7, 2), (4, 9, 1))
+        rows = ((5, 3, 0, 1, 1), (4, 2, 1, 0, 2), (4, 1, 1, 1, 5), (2, 3, 2, 0, 4))
+        assert with_compositions(info, rows).size_histogram == ((3, 7, 7), (4, 9, 1), (5, 7, 4))
+
+
 class TestLoss:
-    def test_is_a_function_of_the_generator(self, model, info, exact):
-        conditions = Conditions.none(4, len(info.properties))
+    def test_is_a_function_of_the_generator(self, model, exact):
+        conditions = model.nothing_asked(4)
         losses = [model.loss(exact, conditions, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
         assert losses[0] == losses[1]
         assert losses[0]["total"] != losses[2]["total"]
         one, t = losses[0], model.config.train
         assert torch.equal(one["total"], one["pos"] + t.atom_weight * one["atom"] + t.bond_weight * one["bond"])
 
-    def test_corruption_keeps_what_is_known(self, model, info, random_molecules):
+    def test_corruption_keeps_what_is_known(self, model, random_molecules):
         clean = random_molecules([8] * 64)
-        conditions = Conditions.none(64, len(info.properties))
+        conditions = model.nothing_asked(64)
         noisy, level, _, clean = model.corrupt(clean, conditions, torch.Generator().manual_seed(0))
         for field in ("pos", "atom", "bond"):
             fixed = getattr(level, field) == 0
@@ -87,13 +103,14 @@ class TestLoss:
         centre = (clean.pos * level.fixed_pos[..., None]).sum(1)
         assert torch.allclose(centre, torch.zeros_like(centre), atol=1e-4)
 
-    def test_most_molecules_are_told_how_many_atoms_are_heavy(self, model, info, random_molecules):
+    def test_most_molecules_are_told_their_composition(self, model, random_molecules):
         clean = random_molecules([5, 8] * 500, n=9)
-        heavy = torch.tensor([int((m.atom > 0).sum()) for m in clean.split()])  # hydrogen is the first token
-        conditions = Conditions.none(1000, len(info.properties))
-        _, _, told, _ = model.corrupt(clean, conditions, torch.Generator().manual_seed(0))
-        assert torch.equal(told.heavy[told.heavy > 0], heavy[told.heavy > 0])
-        assert (told.heavy[heavy > 0] == 0).float().mean() == pytest.approx(0.1, abs=0.03)
+        composition = model.composition(clean)
+        _, _, told, _ = model.corrupt(clean, model.nothing_asked(1000), torch.Generator().manual_seed(0))
+        known = told.composition.sum(1) > 0
+        assert torch.equal(told.composition[known], composition[known])
+        assert (~known).float().mean() == pytest.approx(0.1, abs=0.03)
+        assert model.config.train.drop_composition == 0.1
 
     def test_one_number_per_pair(self):
         uniform = symmetric(torch.rand(3, 5, 5))

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moldiff.molecule import Molecules, Prediction, centred
+from moldiff.molecule import Molecules, Prediction, by_element, centred
 
 sizes = st.lists(st.integers(1, 9), min_size=1, max_size=5)
 
@@ -17,6 +17,13 @@ def assert_equal(one: Molecules, other: Molecules) -> None:
         mine, theirs = getattr(one, field.name), getattr(other, field.name)
         assert mine.dtype == theirs.dtype
         assert torch.equal(mine, theirs), field.name
+
+
+def test_tokens_of_an_element():
+    """In the order of their first tokens, whatever their charges."""
+    assert by_element(("H", "C", "C-", "N", "O2-")) == (("H", "C", "N", "O"), (0, 1, 1, 2, 3))
+    assert by_element(("N+", "Cl", "C", "N")) == (("N", "Cl", "C"), (0, 1, 2, 0))
+    assert by_element(()) == ((), ())
 
 
 def test_sizes_and_pairs_by_hand(random_molecules):

@@ -72,7 +72,7 @@ def test_the_loss_is_the_mean_absolute_error_of_known_values(predictor, exact, i
         losses = predictor.loss(exact, conditions, torch.Generator())
     assert losses["gap"] == pytest.approx(0.7, abs=1e-4) and losses["mu"] == pytest.approx(0.0, abs=1e-4)
     assert losses["total"] == pytest.approx((0.7 / 1.4 + 0.0) / 2, abs=1e-4)
-    unknown = Conditions.none(4, 2)
+    unknown = Conditions.none(4, 2, 0)
     assert predictor.loss(exact, unknown, torch.Generator())["total"] == 0
 
 

@@ -45,6 +45,10 @@ def generate(
             help="Heavy atoms: 9, or a range 5-9.", show_default="as in the training data", rich_help_panel=MAKE
         ),
     ] = None,
+    formula: Annotated[
+        str | None,
+        typer.Option(help="Instead: all atoms, such as C7H8O2.", rich_help_panel=MAKE),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
@@ -173,7 +177,7 @@ def generate(
         targets = tuple(map(read_target, target or []))
         kept = {"fix": fix, "attach": attach, "replace": replace, "like": like, "strength": strength}
         draft = Request(
-            n, seed, sampler, sizes, unique=unique, max_attempts=max_attempts, time_limit=time_limit, targets=targets,
+            n, seed, sampler, sizes, formula, unique=unique, max_attempts=max_attempts, time_limit=time_limit, targets=targets,
             guidance=guidance, screen=screen,
         )  # fmt: skip
         request, planned = with_molecules(draft, generator.model.data, read_wishes(**kept), overlay)
@@ -185,6 +189,8 @@ def generate(
             typer.echo(f"warning: {text}", err=True)
         provenance = provenance_of(generator, request.evaluations)
         identity = {"model": generator.hash, "seed": seed, "steps": sampler.steps, "n_atoms": n_atoms, "unique": unique}
+        if formula is not None:
+            identity |= {"formula": formula}
         if targets:
             identity |= {"targets": list(map(str, targets)), "guidance": guidance}
         if planned.known:

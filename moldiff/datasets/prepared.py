@@ -114,7 +114,7 @@ class Split:
         elements, place = by_element(vocabulary)
         molecule = np.repeat(np.arange(len(self)), self.n_atoms)
         flat = molecule * len(elements) + np.array(place)[self.atom]
-        return np.bincount(flat, minlength=len(self) * len(elements)).reshape(len(self), -1)
+        return np.bincount(flat, minlength=len(self) * len(elements)).reshape(len(self), len(elements))
 
     def buckets(self) -> dict[int, tuple[Molecules, torch.Tensor]]:
         """Exact-size batches: {n: (all molecules of n atoms, their rows in this split)}; tokens stay uint8."""

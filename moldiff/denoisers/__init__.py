@@ -18,6 +18,14 @@ def build_network(config: NetworkConfig, sizes: Sizes) -> nn.Module:
         raise ConfigError(f"network.options for {config.kind}: {error}") from error
 
 
+def compile_layers(network: nn.Module) -> None:
+    """By torch.compile, each layer for itself: those of a list share their code, so that one compilation serves all."""
+    for module in network.modules():
+        if isinstance(module, nn.ModuleList):
+            for layer in module:
+                layer.compile(dynamic=True)
+
+
 def _transformer(options: dict[str, int], sizes: Sizes) -> nn.Module:
     from moldiff.denoisers.transformer import Transformer, TransformerConfig
 

@@ -76,7 +76,7 @@ class Trunk(nn.Module):
         return self.norm(x), self.norm_vector(v), z
 
     def embed(self, inputs: NetworkInput) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        x = self.embed_atom(atom_features(inputs, self.sizes.tokens))
+        x = self.embed_atom(atom_features(inputs, self.sizes.tokens)).to(inputs.pos)  # one type for all layers
         v = self.embed_vector(torch.stack([inputs.pos, inputs.previous_pos], -1))
         unit, radial, radial_previous = self.distances.of_input(inputs)
         z = self.embed_pair(torch.cat([pair_features(inputs, self.sizes.orders), radial, radial_previous], -1))

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from itertools import chain, combinations
 from pathlib import Path
 
@@ -268,7 +269,10 @@ class TestSets:
             assert mols[name] == sorted((straight / f"{name}.smi").read_text().split())
         assert sorted(chain.from_iterable(mols.values())) == sorted(map(Chem.CanonSmiles, GOOD))
         assert meta["molecules"] == {"train": 10, "valid": 1, "test": 1}
-        assert sum(count for *_, count in meta["size_histogram"]) == 10
+        compositions = Counter(map(tuple, read_split(straight, "train").compositions(meta["vocabulary"]).tolist()))
+        assert compositions.total() == 10
+        assert meta["compositions"] == [[*row, count] for row, count in sorted(compositions.items())]
+        assert len(meta["property_by_composition"]) == len(compositions)
         assert set(meta["vocabulary"]) == {"H", "C", "N", "N+", "O", "O-", "F"}
 
     def test_properties_belong_to_their_molecules(self, straight, table):

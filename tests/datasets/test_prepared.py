@@ -3,21 +3,22 @@
 import json
 import shutil
 import stat
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from moldiff.datasets import prepared
 from moldiff.datasets.prepared import (
     SPLITS,
     PreparedDataError,
     Split,
+    learned_from,
     property_statistics,
     read_meta,
     read_split,
-    statistics,
     write_prepared,
 )
 
@@ -38,21 +39,69 @@ def water_and_acid() -> Split:
     )
 
 
-def test_statistics_of_two_molecules_by_hand():
-    found = statistics([water_and_acid()], 4, np.array([False, True, True, True]))
+def without_properties(split: Split) -> Split:
+    return replace(split, properties=split.properties[:, :0])
+
+
+def piece(split: Split, *rows: int) -> Split:
+    return split.select(np.isin(np.arange(len(split)), rows))
+
+
+def test_what_is_learned_from_two_molecules_by_hand():
+    found = learned_from([without_properties(water_and_acid())], ["H", "C", "N", "O"], [])
     assert found["atom_marginal"] == pytest.approx([3 / 6, 1 / 6, 1 / 6, 1 / 6])
     assert found["bond_marginal"] == pytest.approx([2 / 6, 3 / 6, 0, 1 / 6])
-    assert found["size_histogram"] == [[1, 3, 1], [2, 3, 1]]
+    assert found["compositions"] == [[1, 1, 1, 0, 1], [2, 0, 0, 1, 1]]
     assert found["coordinate_std"] == pytest.approx(np.sqrt((4 / 3 + 2) / 18))
+    assert (found["properties"], found["property_by_composition"]) == ([], [[[], []]] * 2)
 
 
-def test_statistics_do_not_depend_on_the_pieces():
+def test_properties_are_those_of_the_composition():
+    """Two molecules are on every trend."""
+    split = replace(water_and_acid(), properties=np.array([[1.0, 5.0], [3.0, -5.0]], np.float32))
+    found = learned_from([split], ["H", "C", "N", "O"], [("a", "eV"), ("b", "")])
+    assert found["properties"][0] == {"name": "a", "unit": "eV", "mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0}
+    assert found["properties"][1]["name"] == "b"
+    assert [mean for mean, _ in found["property_by_composition"]] == [[3.0, -5.0], [1.0, 5.0]]  # the acid is first
+
+
+def test_compositions_count_elements_not_tokens():
     split = water_and_acid()
-    parts = [split.select(np.array([True, False])), split.select(np.array([False, True]))]
-    heavy = np.array([False, True, True, True])
-    whole, pieces = statistics([split], 4, heavy), statistics(parts, 4, heavy)
+    found = split.compositions(["N+", "O", "N", "O-"])
+    assert found.tolist() == [[2, 1], [2, 1]]
+    assert split.compositions(["H", "C", "N", "O"]).tolist() == [[2, 0, 0, 1], [1, 1, 1, 0]]
+    assert piece(split).compositions(["H", "C", "N", "O"]).shape == (0, 4)
+
+
+def test_what_is_learned_does_not_depend_on_the_pieces():
+    """None of which need hold a molecule."""
+    split = read_split(SAMPLE, "valid")
+    meta = read_meta(SAMPLE)
+    told = meta["vocabulary"], [(p["name"], p["unit"]) for p in meta["properties"]]
+    parts = [piece(split, *range(0, 31)), piece(split), piece(split, *range(31, 100))]
+    whole, pieces = learned_from([split], *told), learned_from(iter(parts), *told)
+    assert len(whole["compositions"]) > 10
     assert pieces.pop("coordinate_std") == pytest.approx(whole.pop("coordinate_std"))
     assert pieces == whole
+
+
+def test_only_the_most_frequent_compositions_are_told_apart(monkeypatch):
+    """In their order, with their properties; whatever else is learned is learned from all."""
+    split = water_and_acid()
+    values = np.array([[1.0], [2.0]], np.float32)
+    water, acid = (replace(piece(split, k), properties=values[[k]]) for k in range(2))
+    nitrogen = replace(acid, atom=np.array([2, 2, 2], np.uint8))  # N3
+    splits = [water] * 3 + [nitrogen] + [acid] * 2
+    told = ["H", "C", "N", "O"], [("a", "")]
+    whole = learned_from(splits, *told)
+    assert whole["compositions"] == [[0, 0, 3, 0, 1], [1, 1, 1, 0, 2], [2, 0, 0, 1, 3]]
+    monkeypatch.setattr(prepared, "COMPOSITIONS", 2)
+    found = learned_from(splits, *told)
+    assert found["compositions"] == whole["compositions"][1:]
+    assert found["property_by_composition"] == whole["property_by_composition"][1:]
+    assert {k: v for k, v in found.items() if "composition" not in k} == {
+        k: v for k, v in whole.items() if "composition" not in k
+    }
 
 
 def test_unknown_values_do_not_count_and_constants_are_refused():
@@ -126,10 +175,11 @@ def test_absent_sets_name_the_remedy(tmp_path):
         read_split(tmp_path, "train")
 
 
-def test_other_formats_are_refused(tmp_path):
+@pytest.mark.parametrize("number", [1, 99])
+def test_other_formats_are_refused(tmp_path, number):
     meta = json.loads((SAMPLE / "meta.json").read_text())
-    (tmp_path / "meta.json").write_text(json.dumps({**meta, "format": 99}))
-    with pytest.raises(PreparedDataError, match="format 99"):
+    (tmp_path / "meta.json").write_text(json.dumps({**meta, "format": number}))
+    with pytest.raises(PreparedDataError, match=f"format {number}, this version reads 2; prepare it again"):
         read_meta(tmp_path)
 
 

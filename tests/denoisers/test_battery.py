@@ -93,12 +93,12 @@ def request_(random_molecules, info, float64) -> Request:
     normal = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     logits = normal(b, n, n, 4)
     tokens, properties = len(info.vocabulary), len(info.properties)
-    heavy = torch.tensor([4, 0, 3])
+    composition = torch.tensor([[3, 2, 1, 1], [0, 0, 0, 0], [4, 2, 0, 1]])
     return Request(
         noisy=molecules.centre(level.fixed_pos),
         level=level,
         conditions=Conditions(
-            normal(b, properties), torch.tensor([[True, False], [True, True], [False, False]]), heavy
+            normal(b, properties), torch.tensor([[True, False], [True, True], [False, False]]), composition
         ),
         previous=Prediction(normal(b, n, 3), normal(b, n, tokens), logits + logits.transpose(1, 2)),
     )
@@ -200,14 +200,15 @@ def test_previous_estimate_counts_where_seen(model, request_):
 
 
 def test_conditions_count_where_given(model, request_):
-    value, given, heavy = (getattr(request_.conditions, name) for name in ("value", "given", "heavy"))
-    assert changes(model, request_, request_.replace(conditions=Conditions(value + given, given, heavy)))
-    assert changes(model, request_, request_.replace(conditions=Conditions(value, given, heavy + 1)))
-    other = request_.replace(conditions=Conditions(value + 1.0 * ~given, given, heavy))
+    value, given, composition = (getattr(request_.conditions, name) for name in ("value", "given", "composition"))
+    assert changes(model, request_, request_.replace(conditions=Conditions(value + given, given, composition)))
+    for one_more in torch.eye(4, dtype=torch.long):  # of each element
+        assert changes(model, request_, request_.replace(conditions=Conditions(value, given, composition + one_more)))
+    other = request_.replace(conditions=Conditions(value + 1.0 * ~given, given, composition))
     assert_same_prediction(denoise(model, other), denoise(model, request_))
-    for dropped in (request_.conditions.without_properties(), Conditions(value, given, torch.zeros_like(heavy))):
+    for dropped in (request_.conditions.without_properties(), Conditions(value, given, 0 * composition)):
         assert changes(model, request_, request_.replace(conditions=dropped))
-    dropped = Conditions(value, torch.zeros_like(given), torch.zeros_like(heavy))
+    dropped = Conditions(value, torch.zeros_like(given), 0 * composition)
     none = model.denoise(request_.noisy, request_.level, None, request_.previous)
     assert_same_prediction(denoise(model, request_.replace(conditions=dropped)), none)
 

@@ -1,0 +1,55 @@
+"""Molecular formulas such as C7H8O2: read, checked against a model, and compared with what was made."""
+
+import re
+from collections import Counter
+
+import numpy as np
+from jaxtyping import Integer
+from rdkit import Chem
+
+from moldiff.errors import RequestError
+from moldiff.model_file import DataInfo
+
+_ATOMS = re.compile(r"([A-Z][a-z]?)(\d*)")
+
+
+def read_formula(text: str) -> dict[str, int]:
+    """Atoms of each element, hydrogens included. Raises :class:`RequestError` unless a neutral, closed-shell molecule has it."""
+    found = _ATOMS.findall(text)
+    counts: Counter[str] = Counter()
+    for symbol, count in found:
+        counts[symbol] += int(count or 1)
+    if not found or "".join(symbol + count for symbol, count in found) != text or 0 in counts.values():
+        raise RequestError(f"--formula {text}: write elements and their atoms, e.g. C7H8O2")
+    table = Chem.GetPeriodicTable()
+    try:
+        free = sum((table.GetDefaultValence(symbol) - 2) * count for symbol, count in counts.items())
+    except RuntimeError as error:
+        raise RequestError(f"--formula {text}: an element that does not exist") from error
+    if free % 2:
+        raise RequestError(f"--formula {text}: an odd number of valences, so only radicals have it; change H by one")
+    if free < -2:
+        raise RequestError(f"--formula {text}: {-(free + 2)} hydrogens more than one molecule can hold; take them off")
+    return dict(counts)
+
+
+def composition_of(text: str, data: DataInfo) -> Integer[np.ndarray, " elements"]:
+    """Atoms of each of the model's elements. Raises :class:`RequestError` where it cannot make such a molecule."""
+    counts = read_formula(text)
+    hidden = {"H"} - set(data.elements)  # added to what the model makes
+    if strange := set(counts) - set(data.elements) - hidden:
+        known = " ".join(dict.fromkeys(("H", *data.elements)))
+        raise RequestError(f"--formula {text}: {', '.join(sorted(strange))}, and model {data.name} knows {known}")
+    composition = np.array([counts.get(symbol, 0) for symbol in data.elements])
+    sizes = np.array(data.size_histogram)
+    made = (sum(count for symbol, count in counts.items() if symbol != "H"), int(composition.sum()))
+    for size, of_data, what in zip(made, sizes.T, ("heavy atoms", "atoms"), strict=False):
+        if not of_data.min() <= size <= of_data.max():
+            least, most = of_data.min(), of_data.max()
+            raise RequestError(f"--formula {text}: {size} {what}, model {data.name} knows {least} to {most}")
+    return composition
+
+
+def has_formula(mol: Chem.Mol, text: str) -> bool:
+    """``mol``: with all its hydrogens as atoms."""
+    return Counter(atom.GetSymbol() for atom in mol.GetAtoms()) == read_formula(text)

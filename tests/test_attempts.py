@@ -1,0 +1,231 @@
+"""What is drawn before molecules are made: compositions as in the training data, by what is asked for and known."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import with_compositions
+
+from moldiff import attempts
+from moldiff.attempts import Request, SizeDraw, Sizes, draw_request, sample_attempts, sample_sizes
+from moldiff.conditions import Target, properties_by_composition
+from moldiff.config import Config, preset
+from moldiff.errors import RequestError
+from moldiff.known import Known
+from moldiff.model import Model
+from moldiff.model_file import DataInfo
+from moldiff.molecule import Molecules
+from moldiff.samplers import KeyedRandomness, Sampler
+
+UNIFORM = (np.arange(3000) + 0.5) / 3000
+# Three heavy atoms and four hydrogens, five atoms in all, and ten: H C N O and molecules.
+ROWS = ((4, 2, 1, 0, 2), (4, 2, 0, 1, 1), (4, 1, 1, 1, 3), (3, 2, 0, 0, 5), (6, 4, 0, 0, 4))
+LARGE, SMALL = 7, 5
+
+
+@pytest.fixture
+def data(info) -> DataInfo:
+    return with_compositions(info, ROWS)
+
+
+def with_gaps(data: DataInfo, means: list[float], stds: list[float]) -> DataInfo:
+    """The gap depends on the composition, the other property does not."""
+    rows = tuple(((mean, 3.0), (std, 2.0)) for mean, std in zip(means, stds, strict=True))
+    return replace(data, property_by_composition=rows)
+
+
+def drawn(sizes: Sizes) -> Counter:
+    """How often each composition is; their atoms are the size."""
+    assert (sizes.atoms == sizes.composition.sum(1)).all()
+    return Counter(map(tuple, sizes.composition.tolist()))
+
+
+def asked(gap: float) -> np.ndarray:
+    return np.tile([gap, np.nan], (len(UNIFORM), 1))
+
+
+@pytest.fixture
+def part() -> Callable[..., Known]:
+    """A part of these tokens that is known altogether."""
+
+    def make(*tokens: int, grows: bool = True) -> Known:
+        n = len(tokens)
+        known = torch.ones(n, dtype=torch.bool)
+        bond = torch.zeros(1, n, n, dtype=torch.long)
+        molecule = Molecules(known[None], torch.randn(1, n, 3), torch.tensor([tokens]), bond)
+        return Known(molecule, known, known, known[:, None] & known, ~known, grows)
+
+    return make
+
+
+class TestTrainingData:
+    def test_compositions_are_drawn_in_proportion_to_their_counts(self, info, data):
+        assert drawn(SizeDraw(info, None)(UNIFORM)) == {(4, 2, 1, 0): 2000, (5, 3, 0, 1): 1000}
+        assert drawn(SizeDraw(data, None)(UNIFORM)) == {row[:-1]: 200 * row[-1] for row in ROWS}
+
+    def test_a_range_of_heavy_atoms(self, info, data):
+        assert drawn(SizeDraw(info, (4, 4))(UNIFORM)) == {(5, 3, 0, 1): 3000}
+        assert drawn(SizeDraw(data, (3, 4))(UNIFORM)) == {row[:-1]: 300 * row[-1] for row in (*ROWS[:3], ROWS[4])}
+
+    def test_no_number_is_outside(self, info):
+        assert SizeDraw(info, None)(np.array([0.0, 1 - 1e-16])).atoms.tolist() == [7, 9]
+
+    def test_where_atoms_are_given_only_elements_are_drawn(self, data):
+        atoms = np.tile([LARGE, SMALL, LARGE], 1000)
+        sizes = SizeDraw(data, None)(UNIFORM, atoms=atoms)
+        assert (sizes.atoms == atoms).all()
+        assert drawn(sizes.select(np.flatnonzero(atoms == SMALL))) == {(3, 2, 0, 0): 1000}
+        found = drawn(sizes.select(np.flatnonzero(atoms == LARGE)))
+        assert found == {row[:-1]: pytest.approx(2000 * row[-1] / 6, abs=2) for row in ROWS[:3]}
+
+    def test_pieces_change_nothing(self, data, monkeypatch):
+        values, atoms = asked(6.0), np.tile([LARGE, SMALL, 10], 1000)
+        values[::2] = np.nan
+        whole = SizeDraw(data, None)(UNIFORM, values, atoms)
+        monkeypatch.setattr(attempts, "DRAWN", 7)
+        assert (SizeDraw(data, None)(UNIFORM, values, atoms).composition == whole.composition).all()
+
+    def test_no_attempt_depends_on_the_others(self, data):
+        request = Request(9, targets=(Target("gap", 5.0, 8.0),))
+        values, sizes = draw_request(data, request, KeyedRandomness(0, range(9)))
+        value, size = draw_request(data, request, KeyedRandomness(0, [6]))
+        assert (value[0, 0], size.atoms[0]) == (values[6, 0], sizes.atoms[6])
+        assert (size.composition[0] == sizes.composition[6]).all()
+
+
+class TestValues:
+    def test_the_nearest_mean_wins(self, data):
+        """Among molecules of one size, too; each attempt has values of its own, and without any counts alone matter."""
+        draw = SizeDraw(with_gaps(data, [2.0, 4.0, 6.0, 8.0, 9.0], [0.1] * 5), None)
+        for gap, row in [(2.9, 0), (3.1, 1), (4.9, 1), (5.1, 2), (-3.0, 0), (99.0, 4)]:
+            assert drawn(draw(UNIFORM, asked(gap))) == {ROWS[row][:-1]: 3000}
+        mixed = np.where(np.arange(3000)[:, None] % 3 == 0, asked(3.9), np.nan)
+        sizes = draw(UNIFORM, mixed)
+        assert drawn(sizes.select(np.arange(0, 3000, 3))) == {ROWS[1][:-1]: 1000}
+        rest = drawn(sizes.select(np.flatnonzero(np.arange(3000) % 3)))
+        assert rest == {row[:-1]: pytest.approx(2000 * row[-1] / 15, abs=2) for row in ROWS}
+
+    def test_odds_are_those_of_normal_distributions(self, info):
+        """The gap is near 2 in molecules of seven atoms, near 6 in those of nine, which are half as frequent."""
+        draw = SizeDraw(with_gaps(info, [2.0, 6.0], [1.0, 1.0]), None)
+        assert Counter(draw(UNIFORM, asked(4.0)).atoms.tolist()) == {7: 2000, 9: 1000}  # as near to both
+        odds = Counter(draw(UNIFORM, asked(5.0)).atoms.tolist())
+        assert odds[9] / odds[7] == pytest.approx(0.5 * math.exp((3**2 - 1**2) / 2), rel=0.05)
+        wide = SizeDraw(with_gaps(info, [5.0, 5.0], [1.0, 4.0]), None)  # where the narrow one is four times as high
+        odds = Counter(wide(UNIFORM, asked(5.0)).atoms.tolist())
+        assert odds[9] / odds[7] == pytest.approx(0.5 / 4, rel=0.01)
+
+    def test_where_all_have_the_same_properties_counts_alone_matter(self, info):
+        assert Counter(SizeDraw(info, None)(UNIFORM, asked(5.0)).atoms.tolist()) == {7: 2000, 9: 1000}
+
+    def test_the_range_comes_first(self, data):
+        """Means are those of the rows that are left."""
+        draw = SizeDraw(with_gaps(data, [2.0, 4.0, 6.0, 8.0, 9.0], [0.1] * 5), (2, 2))
+        assert drawn(draw(UNIFORM, asked(2.0))) == {(3, 2, 0, 0): 3000}
+        draw = SizeDraw(with_gaps(data, [2.0, 4.0, 6.0, 8.0, 9.0], [0.1] * 5), (4, 4))
+        assert drawn(draw(UNIFORM, asked(2.0))) == {(6, 4, 0, 0): 3000}
+        table = with_gaps(with_compositions(data, ROWS[::-1]), [9.0, 8.0, 6.0, 4.0, 2.0], [0.1] * 5)
+        assert drawn(SizeDraw(table, (3, 3))(UNIFORM, asked(8.0))) == {(4, 1, 1, 1): 3000}
+
+    def test_what_follows_from_the_composition_is_met(self, data):
+        """As a mass does: all molecules of a composition have the same."""
+        compositions = np.array(ROWS)[:, :-1]
+        of = np.repeat(compositions, [row[-1] for row in ROWS], axis=0)
+        mass = lambda rows: rows @ [1.0, 12.0, 14.0, 16.0]  # noqa: E731
+        values = np.stack([mass(of), np.arange(len(of))], 1)
+        found = properties_by_composition(values, of, compositions)
+        rows = tuple((tuple(mean), tuple(std)) for mean, std in found)
+        draw = SizeDraw(replace(data, property_by_composition=rows), None)
+        for row in compositions:
+            assert drawn(draw(UNIFORM, asked(float(mass(row))))) == {tuple(row.tolist()): 3000}
+
+
+class TestKnownPart:
+    def test_only_compositions_that_hold_its_elements(self, data, part):
+        """Tokens are H C N O N+; of a size, odds are those of the counts."""
+        assert drawn(SizeDraw(data, (3, 3), part(1, 3))(UNIFORM)) == {(4, 2, 0, 1): 750, (4, 1, 1, 1): 2250}
+        assert drawn(SizeDraw(data, None, part(4, 3))(UNIFORM)) == {(4, 1, 1, 1): 3000}  # a charge does not matter
+        assert set(drawn(SizeDraw(data, None, part(1))(UNIFORM))) == {row[:-1] for row in ROWS}
+        assert set(drawn(SizeDraw(data, None, part(2))(UNIFORM))) == {ROWS[0][:-1], ROWS[2][:-1]}
+
+    def test_there_is_a_heavy_atom_more_and_room_for_its_hydrogens(self, data, part):
+        assert set(drawn(SizeDraw(data, None, part(1, 1))(UNIFORM))) == {(4, 2, 1, 0), (4, 2, 0, 1), (6, 4, 0, 0)}
+        assert set(drawn(SizeDraw(data, None, part(1, 0, 0, 0, 0, 0))(UNIFORM))) == {(6, 4, 0, 0)}
+        with pytest.raises(RequestError, match=r"the known part has 4 heavy atoms, .* at most 4: no room for more"):
+            SizeDraw(data, None, part(1, 1, 1, 1))
+
+    def test_values_count_among_those(self, data, part):
+        draw = SizeDraw(with_gaps(data, [2.0, 4.0, 6.0, 8.0, 9.0], [0.1] * 5), None, part(1, 3))
+        assert drawn(draw(UNIFORM, asked(9.0))) == {(4, 1, 1, 1): 3000}
+        assert drawn(draw(UNIFORM, asked(2.0))) == {(4, 2, 0, 1): 3000}
+
+    @pytest.mark.parametrize("tokens", [(3, 3), (2, 4), (2, 2, 1)], ids=["O2", "N2", "N2C"])
+    def test_where_no_composition_holds_it_only_a_size_is_drawn(self, data, part, tokens):
+        draw = SizeDraw(data, None, part(*tokens))
+        sizes = draw(UNIFORM)
+        assert not sizes.composition.any()
+        larger = {sum(row[:-1]) for row in ROWS if sum(row[1:-1]) > len(tokens)}
+        assert set(sizes.atoms.tolist()) == larger and SMALL not in larger
+        assert (SizeDraw(data, (4, 4), part(*tokens))(UNIFORM).atoms == 10).all()
+
+    def test_of_a_molecule_like_it_nothing_is_told(self, data, part):
+        sizes = SizeDraw(data, None, part(1, 3, 0, 0, 0, grows=False))(UNIFORM, asked(5.0))
+        assert (sizes.atoms == 5).all() and sizes.composition.shape == (3000, 4) and not sizes.composition.any()
+
+
+class TestNetwork:
+    @pytest.fixture
+    def model(self, info) -> Model:
+        """Random weights, none of them zero."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = Model(Config(network=preset("qm9-tiny").network), info).eval().requires_grad_(False)
+            for parameter in model.parameters():
+                parameter += 0.05 * torch.randn_like(parameter)
+        return model
+
+    def test_the_composition_reaches_it(self, model):
+        """Isomers but for one element, and nothing told."""
+        rows = [(4, 2, 1, 0), (4, 2, 0, 1), (0, 0, 0, 0)]
+        found = []
+        for row in rows:
+            sizes = Sizes(np.array([7]), np.array([row]))
+            request = Request(1, sampler=Sampler(steps=2))
+            found.append(sample_sizes(model, request, KeyedRandomness(0, [0]), sizes, None).pos)
+        assert not any(torch.equal(found[k], found[k - 1]) for k in range(3))
+
+    def test_every_molecule_is_told_its_own(self, model, monkeypatch):
+        """Isomers in a batch, which is filled up, as each alone."""
+        model.data = with_compositions(model.data, ROWS)
+        told, denoise = [], Model.denoise
+
+        def spy(self, noisy, level, conditions, *rest):
+            told.append((noisy.size, conditions.composition))
+            return denoise(self, noisy, level, conditions, *rest)
+
+        monkeypatch.setattr(Model, "denoise", spy)
+        request = Request(12, seed=3, sampler=Sampler(steps=2))
+        _, sizes = draw_request(model.data, request, KeyedRandomness(3, range(12)))
+        together = sample_attempts(model, request, range(12), batch_size=4).split()
+        assert all(torch.equal(size, composition.sum(1)) for size, composition in told)
+        seen = {tuple(row) for _, composition in told for row in composition.tolist()}
+        assert seen == set(drawn(sizes)) and len(seen) > 2
+        for k in range(12):
+            del told[:]
+            alone = sample_attempts(model, request, [k])
+            assert torch.equal(alone.pos, together[k].pos)
+            assert all((composition == torch.tensor(sizes.composition[k])).all() for _, composition in told)
+
+
+class TestFormula:
+    def test_a_part_must_fit_into_it(self, info, part):
+        methoxy = part(1, 3, 0, 0, 0)
+        drawn = SizeDraw(info, known=methoxy, formula="C2H4O")(UNIFORM[:2])
+        assert drawn.composition.tolist() == [[4, 2, 0, 1]] * 2
+        for known, formula in ((methoxy, "C3H6"), (part(1, 1, 3), "C2H4O")):  # no oxygen; no further heavy atom
+            with pytest.raises(RequestError, match="no room for the known part"):
+                SizeDraw(info, known=known, formula=formula)

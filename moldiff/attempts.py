@@ -7,7 +7,7 @@ arithmetic on one molecule does not depend on its batch.
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -116,13 +116,14 @@ class Sizes:
     """What is drawn of molecules before they are made: how many atoms they have, and of which elements."""
 
     atoms: Integer[np.ndarray, " b"]
+    heavy: Integer[np.ndarray, " b"]  # 0: unknown
     composition: Integer[np.ndarray, "b elements"]  # all 0: unknown
 
     def __len__(self) -> int:
         return len(self.atoms)
 
     def select(self, rows: Sequence[int] | Integer[np.ndarray, " rows"]) -> "Sizes":
-        return Sizes(self.atoms[rows], self.composition[rows])
+        return Sizes(self.atoms[rows], self.heavy[rows], self.composition[rows])
 
 
 class SizeDraw:
@@ -214,7 +215,7 @@ class SizeDraw:
         """For each uniform number; ``values``: NaN where none is asked for; ``atoms``, where given, are not drawn."""
         if self.known is not None and not self.known.grows:  # of a molecule like it any atom may become another
             unknown = np.zeros((len(uniform), len(self.is_heavy)), dtype=int)
-            return Sizes(np.full(len(uniform), len(self.known)), unknown)
+            return Sizes(np.full(len(uniform), len(self.known)), unknown.sum(1), unknown)
         drawn = np.empty((len(uniform), len(self.is_heavy)), dtype=int)
         for start in range(0, len(uniform), DRAWN):
             few = slice(start, start + DRAWN)
@@ -226,7 +227,8 @@ class SizeDraw:
             total = weights.sum(1, keepdims=True)  # 0 for a number of atoms that no composition has
             cdf = weights.cumsum(1) / np.where(total > 0, total, 1)
             drawn[few] = self.composition[(cdf <= uniform[few, None]).sum(1).clip(max=len(self.rows) - 1)] * (total > 0)
-        return Sizes(drawn.sum(1) if atoms is None else atoms, drawn * self.told)
+        heavy = drawn[:, self.is_heavy].sum(1)
+        return Sizes(drawn.sum(1) if atoms is None else atoms, heavy, drawn * self.told)
 
     @cached_property
     def _properties(self) -> Float[np.ndarray, "2 rows properties"]:
@@ -268,7 +270,7 @@ def sample_sizes(
         for atoms in np.unique(sizes.atoms).tolist():
             positions = np.flatnonzero(sizes.atoms == atoms).tolist()
             asked = None if values is None else values[positions]
-            alike = SameSize(model, request, sizes.composition[positions], asked, tick)
+            alike = SameSize(model, request, sizes.select(positions), asked, tick)
             sampled = alike.sample(random.select(positions), atoms, batch)
             parts |= dict(zip(positions, sampled.to("cpu").split(), strict=True))
         return Molecules.collate([parts[k] for k in range(len(sizes))])
@@ -306,7 +308,7 @@ class SameSize:
 
     model: Model
     request: Request
-    composition: Integer[np.ndarray, "b elements"]
+    sizes: Sizes
     values: Float[np.ndarray, "b properties"] | None  # physical
     tick: Tick
 
@@ -347,7 +349,8 @@ class SameSize:
         properties = self.model.data.properties
         unknown = np.full((len(rows), len(properties)), np.nan)
         values = torch.from_numpy(unknown if self.values is None else self.values[rows]).float()
-        return Conditions.from_physical(values, properties, torch.from_numpy(self.composition[rows]))
+        heavy, composition = (torch.from_numpy(of[rows]) for of in (self.sizes.heavy, self.sizes.composition))
+        return replace(Conditions.from_physical(values, properties), heavy=heavy, composition=composition)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

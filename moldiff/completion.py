@@ -5,7 +5,6 @@ does not depend on what else is asked for.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -87,6 +86,6 @@ def _one_size(
 ) -> Molecules:
     template = template.select(filled_rows(*template.mask.shape)).to(model.device)
     restriction = [AllowedAtoms(same_element(model.data.vocabulary, template.atom))] if "atom" in free else []
-    conditions = replace(model.nothing_asked(len(template)), composition=model.composition(template))
+    conditions = model.told_atoms(model.nothing_asked(len(template)), template)
     levels = free_levels(template, free)
     return sample_filled(model, random, template, levels, conditions, sampler, restriction, guidance=1.0, tick=tick)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -127,49 +127,54 @@ def draw_values(
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a network is told of each molecule: standardised property values, which count only where ``given``, and how
-    many atoms it has of each element (all 0: unknown), on which atoms that are made one by one do not agree otherwise."""
+    """What a network is told of each molecule: standardised property values, which count only where ``given``, how many
+    atoms are no hydrogens (0: unknown), and how many there are of each element (all 0: unknown). Atoms are made one by one
+    and would not agree on these otherwise."""
 
     value: Float[Tensor, "b properties"]
     given: Bool[Tensor, "b properties"]
+    heavy: Integer[Tensor, " b"]
     composition: Integer[Tensor, "b elements"]
 
     @classmethod
     def none(cls, b: int, properties: int, elements: int, device: torch.device | str = "cpu") -> "Conditions":
         value = torch.zeros(b, properties, device=device)
-        composition = torch.zeros(b, elements, dtype=torch.long, device=device)
-        return cls(value, torch.zeros_like(value, dtype=torch.bool), composition)
+        zeros = lambda *shape: torch.zeros(*shape, dtype=torch.long, device=device)  # noqa: E731
+        return cls(value, torch.zeros_like(value, dtype=torch.bool), zeros(b), zeros(b, elements))
 
     @classmethod
-    def from_physical(
-        cls, values: Float[Tensor, "b properties"], properties: tuple[Property, ...],
-        composition: Integer[Tensor, "b elements"] | None = None,
-    ) -> "Conditions":  # fmt: skip
-        """NaN means not given. Without ``composition`` there are no columns for it."""
+    def from_physical(cls, values: Float[Tensor, "b properties"], properties: tuple[Property, ...]) -> "Conditions":
+        """NaN means not given. Of atoms nothing is told, and there are no columns for elements."""
         mean = values.new_tensor([p.mean for p in properties])
         std = values.new_tensor([p.std for p in properties])
         given = ~values.isnan()
-        if composition is None:
-            composition = torch.zeros(len(values), 0, dtype=torch.long, device=values.device)
-        return cls(torch.where(given, (values - mean) / std, 0.0), given, composition)
+        nothing = cls.none(len(values), 0, 0, values.device)
+        return replace(nothing, value=torch.where(given, (values - mean) / std, 0.0), given=given)
 
     def without_properties(self) -> "Conditions":
         return replace(self, value=torch.zeros_like(self.value), given=torch.zeros_like(self.given))
 
-    def dropped(self, uniform: Float[Tensor, "b columns"], drop_all: float, drop_composition: float) -> "Conditions":
+    def without_composition(self, where: Bool[Tensor, " b"]) -> "Conditions":
+        return replace(self, composition=self.composition.masked_fill(where[:, None], 0))
+
+    def dropped(
+        self, uniform: Float[Tensor, "b columns"], drop_all: float, drop_heavy: float, drop_composition: float
+    ) -> "Conditions":
         """Training-time dropping for classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598).
 
         A molecule keeps none of its properties, or each with a chance of its own between 0 and 1: so one alone, which
-        is what is mostly asked for, is seen as often as any other number of them. ``uniform``: (b, properties + 2)
+        is what is mostly asked for, is seen as often as any other number of them. The composition goes in a share of
+        ``drop_composition``, in ``drop_heavy`` of all the number of heavy atoms, too. ``uniform``: (b, properties + 2)
         numbers in (0, 1).
         """
         chance = (uniform[:, :1] - drop_all) / max(1 - drop_all, 1e-6)  # below 0 for those that keep none
         given = self.given & (uniform[:, 2:] < chance)
-        composition = torch.where(uniform[:, 1:2] >= drop_composition, self.composition, 0)
-        return type(self)(torch.where(given, self.value, 0.0), given, composition)
+        heavy = torch.where(uniform[:, 1] >= drop_heavy, self.heavy, 0)
+        kept = replace(self, value=torch.where(given, self.value, 0.0), given=given, heavy=heavy)
+        return kept.without_composition(uniform[:, 1] < max(drop_heavy, drop_composition))
 
     def select(self, index: Tensor | slice) -> "Conditions":
-        return type(self)(self.value[index], self.given[index], self.composition[index])
+        return type(self)(*(getattr(self, f.name)[index] for f in fields(self)))
 
     def to(self, device: torch.device | str) -> "Conditions":
-        return type(self)(self.value.to(device), self.given.to(device), self.composition.to(device))
+        return type(self)(*(getattr(self, f.name).to(device) for f in fields(self)))

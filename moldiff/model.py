@@ -4,7 +4,7 @@ import dataclasses
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from moldiff.conditions import Conditions
@@ -73,6 +73,8 @@ class Model(TrainedNetwork):
         tokens = len(self.data.vocabulary)
         if conditions is None:
             conditions = self.nothing_asked(b)
+        sigma = level.sigma.to(dtype)
+        told = conditions.without_composition(sigma < self.config.process.composition_above)
         if previous is None:
             on = torch.zeros(b, 1, dtype=dtype, device=device)
             seen_pos, seen_atom, seen_bond = (
@@ -96,12 +98,7 @@ class Model(TrainedNetwork):
             flags=known.to(dtype),
             bond_flag=((level.bond == 0) & noisy.pair_mask).to(dtype),
             condition=condition_features(
-                level.sigma.to(dtype),
-                noisy.size,
-                conditions.value.to(dtype),
-                conditions.given,
-                conditions.composition,
-                on,
+                sigma, noisy.size, told.value.to(dtype), told.given, told.heavy, told.composition, on
             ),
             previous=on,
             previous_pos=seen_pos,
@@ -141,9 +138,9 @@ class Model(TrainedNetwork):
         ]  # else the self-conditioned half has low σ
         level = task_levels(clean, sigma, generator)
         clean = clean.centre(level.fixed_pos)
-        conditions = dataclasses.replace(conditions, composition=self.composition(clean))
+        conditions = self.told_atoms(conditions, clean)
         numbers = uniform(b, len(self.data.properties) + 2)
-        conditions = conditions.dropped(numbers, t.drop_all, t.drop_composition)
+        conditions = conditions.dropped(numbers, t.drop_all, t.drop_heavy, t.drop_composition)
         normal = torch.randn(b, n, 3, generator=generator, device=generator.device).to(device)
         noisy = clean.replace(
             pos=self.process["pos"].noise(clean.pos, level, normal, clean.mask),
@@ -172,12 +169,13 @@ class Model(TrainedNetwork):
         )
         return padded, torch.arange(len(noisy), device=noisy.device) < count
 
-    def composition(self, molecules: Molecules) -> Integer[Tensor, "b elements"]:
-        """How many atoms of each element the molecules have."""
+    def told_atoms(self, conditions: Conditions, molecules: Molecules) -> Conditions:
+        """With the numbers of atoms that these molecules have."""
         element = torch.tensor(self.data.element_of, device=molecules.device)[molecules.atom.long()]
-        return torch.zeros(
-            len(molecules), len(self.data.elements), dtype=torch.long, device=molecules.device
-        ).scatter_add_(1, element, molecules.mask.long())
+        composition = torch.zeros(len(molecules), len(self.data.elements), dtype=torch.long, device=molecules.device)
+        composition.scatter_add_(1, element, molecules.mask.long())
+        heavy = composition[:, [symbol != "H" for symbol in self.data.elements]].sum(1)
+        return dataclasses.replace(conditions, heavy=heavy, composition=composition)
 
     def nothing_asked(self, b: int) -> Conditions:
         return Conditions.none(b, len(self.data.properties), len(self.data.elements), self.device)

@@ -57,9 +57,9 @@ class Predictor(TrainedNetwork):
         device, tokens = molecules.device, len(self.data.vocabulary)
         zeros = lambda *shape: torch.zeros(b, *shape, device=device)  # noqa: E731
         pos = molecules.centre().pos / self.data.coordinate_std
-        nothing = Conditions.none(b, 0, 0, device)
+        told = Conditions.none(b, 0, 0, device)
         features = condition_features(
-            torch.ones(b, device=device), molecules.size, nothing.value, nothing.given, nothing.composition, zeros(1)
+            torch.ones(b, device=device), molecules.size, told.value, told.given, told.heavy, told.composition, zeros(1)
         )
         return NetworkInput(
             mask=molecules.mask, pos=pos, skip=pos, c_out=zeros(n, 1), atom=self.elements(molecules),

@@ -34,7 +34,18 @@ METRICS = {  # column -> name of the metric, whose definition says what is count
     "edm_molecule_stability": "edm_molecule_stability", "unique": "valid_connected_unique", "strain_kcal_mol": "strain",
 }  # fmt: skip
 CHURN = ("churn", "low", "high")
-SETTINGS = ("model_sha256", "rule", "grid", "steps", *CHURN, "sigma_max", "self_condition_below", "seed", "n")
+SETTINGS = (
+    "model_sha256",
+    "rule",
+    "grid",
+    "steps",
+    *CHURN,
+    "sigma_max",
+    "self_condition_below",
+    "temperature",
+    "seed",
+    "n",
+)
 RESULTS = ("evaluations", "accepted", *METRICS, "fcd", "cpu_s_per_molecule")
 Row = dict[str, int | float | str]
 key = itemgetter(*SETTINGS)
@@ -75,6 +86,7 @@ def arguments() -> argparse.Namespace:
         default = getattr(rule, name)
         parser.add_argument(f"--{name}", type=float, nargs="+", default=[default], help="of the rules dpm and euler")
     parser.add_argument("--self-condition-below", type=float, nargs="+", default=[standard.self_condition_below])
+    parser.add_argument("--temperature", type=float, nargs="+", default=[standard.temperature], help="of token draws")
     parser.add_argument("--reference", type=Path, help="SMILES, one a line, for the FCD; needs moldiff[eval]")
     parser.add_argument("--sigma-max", type=float, nargs="+", default=[standard.sigma_max])
     parser.add_argument("--grid", nargs="+", choices=GRIDS, default=[standard.grid])
@@ -103,7 +115,7 @@ def measure(generator: Generator, settings: Row, strain: int, reference: Moments
     rule = kind(**{f.name: settings[f.name] or 0.0 for f in fields(kind)})
     sampler = Sampler(
         settings["steps"], rule, settings["grid"], settings["sigma_max"],
-        self_condition_below=settings["self_condition_below"],
+        self_condition_below=settings["self_condition_below"], temperature=settings["temperature"],
     )  # fmt: skip
     start = time.process_time()
     molecules = sample_attempts(generator.model, Request(n, settings["seed"], sampler), range(n))

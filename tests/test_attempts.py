@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -39,8 +40,9 @@ def with_gaps(data: DataInfo, means: list[float], stds: list[float]) -> DataInfo
 
 
 def drawn(sizes: Sizes) -> Counter:
-    """How often each composition is; their atoms are the size."""
+    """How often each composition, of H and then others, is; their atoms are the size, those behind H the heavy ones."""
     assert (sizes.atoms == sizes.composition.sum(1)).all()
+    assert (sizes.heavy == sizes.composition[:, 1:].sum(1)).all()
     return Counter(map(tuple, sizes.composition.tolist()))
 
 
@@ -81,6 +83,20 @@ class TestTrainingData:
         assert drawn(sizes.select(np.flatnonzero(atoms == SMALL))) == {(3, 2, 0, 0): 1000}
         found = drawn(sizes.select(np.flatnonzero(atoms == LARGE)))
         assert found == {row[:-1]: pytest.approx(2000 * row[-1] / 6, abs=2) for row in ROWS[:3]}
+
+    def test_of_a_number_of_atoms_that_no_composition_has_nothing_is_known(self, data):
+        sizes = SizeDraw(data, None)(UNIFORM[:3], atoms=np.array([LARGE, 6, SMALL]))
+        assert sizes.atoms.tolist() == [LARGE, 6, SMALL] and sizes.heavy.tolist() == [3, 0, 2]
+        assert (sizes.composition.sum(1) == [LARGE, 0, SMALL]).all()
+
+    def test_rows_are_selected_together(self):
+        sizes = Sizes(np.array([7, 5, 10]), np.array([3, 2, 4]), np.array([[4, 3], [3, 2], [6, 4]])).select([2, 0])
+        assert len(sizes) == 2 and sizes.atoms.tolist() == [10, 7] and sizes.heavy.tolist() == [4, 3]
+        assert sizes.composition.tolist() == [[6, 4], [4, 3]]
+
+    def test_where_hydrogens_are_implicit_every_atom_is_heavy(self, info):
+        bare = with_compositions(replace(info, vocabulary=("C", "N", "O"), hydrogens="implicit"), [(3, 0, 1, 2)])
+        assert SizeDraw(bare, None)(UNIFORM[:2]).heavy.tolist() == [4, 4]
 
     def test_pieces_change_nothing(self, data, monkeypatch):
         values, atoms = asked(6.0), np.tile([LARGE, SMALL, 10], 1000)
@@ -168,13 +184,16 @@ class TestKnownPart:
         draw = SizeDraw(data, None, part(*tokens))
         sizes = draw(UNIFORM)
         assert not sizes.composition.any()
-        larger = {sum(row[:-1]) for row in ROWS if sum(row[1:-1]) > len(tokens)}
-        assert set(sizes.atoms.tolist()) == larger and SMALL not in larger
-        assert (SizeDraw(data, (4, 4), part(*tokens))(UNIFORM).atoms == 10).all()
+        larger = {(sum(row[:-1]), sum(row[1:-1])) for row in ROWS if sum(row[1:-1]) > len(tokens)}
+        assert set(zip(sizes.atoms.tolist(), sizes.heavy.tolist(), strict=True)) == larger  # heavy atoms are known
+        assert SMALL not in sizes.atoms
+        four = SizeDraw(data, (4, 4), part(*tokens))(UNIFORM)
+        assert (four.atoms == 10).all() and (four.heavy == 4).all() and not four.composition.any()
 
     def test_of_a_molecule_like_it_nothing_is_told(self, data, part):
         sizes = SizeDraw(data, None, part(1, 3, 0, 0, 0, grows=False))(UNIFORM, asked(5.0))
         assert (sizes.atoms == 5).all() and sizes.composition.shape == (3000, 4) and not sizes.composition.any()
+        assert sizes.heavy.shape == (3000,) and not sizes.heavy.any()
 
 
 class TestNetwork:
@@ -188,15 +207,14 @@ class TestNetwork:
                 parameter += 0.05 * torch.randn_like(parameter)
         return model
 
-    def test_the_composition_reaches_it(self, model):
-        """Isomers but for one element, and nothing told."""
-        rows = [(4, 2, 1, 0), (4, 2, 0, 1), (0, 0, 0, 0)]
+    def test_heavy_atoms_and_the_composition_reach_it(self, model):
+        """Isomers but for one element, heavy atoms alone, and nothing told."""
         found = []
-        for row in rows:
-            sizes = Sizes(np.array([7]), np.array([row]))
+        for heavy, row in [(3, (4, 2, 1, 0)), (3, (4, 2, 0, 1)), (3, (0,) * 4), (2, (0,) * 4), (0, (0,) * 4)]:
+            sizes = Sizes(np.array([7]), np.array([heavy]), np.array([row]))
             request = Request(1, sampler=Sampler(steps=2))
             found.append(sample_sizes(model, request, KeyedRandomness(0, [0]), sizes, None).pos)
-        assert not any(torch.equal(found[k], found[k - 1]) for k in range(3))
+        assert not any(torch.equal(one, other) for one, other in combinations(found, 2))
 
     def test_every_molecule_is_told_its_own(self, model, monkeypatch):
         """Isomers in a batch, which is filled up, as each alone."""
@@ -204,28 +222,47 @@ class TestNetwork:
         told, denoise = [], Model.denoise
 
         def spy(self, noisy, level, conditions, *rest):
-            told.append((noisy.size, conditions.composition))
+            told.append((noisy.size, conditions.heavy, conditions.composition))
             return denoise(self, noisy, level, conditions, *rest)
 
         monkeypatch.setattr(Model, "denoise", spy)
         request = Request(12, seed=3, sampler=Sampler(steps=2))
         _, sizes = draw_request(model.data, request, KeyedRandomness(3, range(12)))
         together = sample_attempts(model, request, range(12), batch_size=4).split()
-        assert all(torch.equal(size, composition.sum(1)) for size, composition in told)
-        seen = {tuple(row) for _, composition in told for row in composition.tolist()}
+        for size, heavy, composition in told:
+            assert torch.equal(size, composition.sum(1)) and torch.equal(heavy, composition[:, 1:].sum(1))
+        seen = {tuple(row) for *_, composition in told for row in composition.tolist()}
         assert seen == set(drawn(sizes)) and len(seen) > 2
         for k in range(12):
             del told[:]
             alone = sample_attempts(model, request, [k])
             assert torch.equal(alone.pos, together[k].pos)
-            assert all((composition == torch.tensor(sizes.composition[k])).all() for _, composition in told)
+            assert told and all((heavy == sizes.heavy[k]).all() for _, heavy, _ in told)
+            assert all((composition == torch.tensor(sizes.composition[k])).all() for *_, composition in told)
+
+    def test_a_formula_is_told_to_all(self, model, monkeypatch):
+        told, denoise = [], Model.denoise
+
+        def spy(self, noisy, level, conditions, *rest):
+            told.append(conditions)
+            return denoise(self, noisy, level, conditions, *rest)
+
+        monkeypatch.setattr(Model, "denoise", spy)
+        request = Request(5, formula="C2H4O", sampler=Sampler(steps=2))
+        assert sample_attempts(model, request, range(5)).size.tolist() == [7] * 5
+        assert told and all((c.heavy == 3).all() for c in told)
+        assert all((c.composition == torch.tensor([4, 2, 0, 1])).all() for c in told)
 
 
 class TestFormula:
+    def test_a_molecule_to_be_like_gives_the_size_itself(self, info, part):
+        with pytest.raises(RequestError, match="--formula C2H4O: it is --like that gives the size"):
+            SizeDraw(info, known=part(1, 1, 3, 0, 0, 0, 0, grows=False), formula="C2H4O")
+
     def test_a_part_must_fit_into_it(self, info, part):
         methoxy = part(1, 3, 0, 0, 0)
         drawn = SizeDraw(info, known=methoxy, formula="C2H4O")(UNIFORM[:2])
-        assert drawn.composition.tolist() == [[4, 2, 0, 1]] * 2
+        assert drawn.composition.tolist() == [[4, 2, 0, 1]] * 2 and drawn.heavy.tolist() == [3, 3]
         for known, formula in ((methoxy, "C3H6"), (part(1, 1, 3), "C2H4O")):  # no oxygen; no further heavy atom
             with pytest.raises(RequestError, match="no room for the known part"):
                 SizeDraw(info, known=known, formula=formula)

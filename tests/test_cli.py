@@ -16,7 +16,9 @@ from typer.testing import CliRunner, Result
 
 from moldiff import cli, generation
 from moldiff.attempts import Request, choose_sampler
+from moldiff.outputs import Output
 from moldiff.samplers import QUALITIES
+from moldiff.terminal import Interrupted
 
 SAMPLE = Path(__file__).parents[1] / "data" / "qm9_sample"
 STEPS = "--steps=6"
@@ -97,6 +99,30 @@ class TestGenerate:
         summary = json.loads(Path("a.csv.summary.json").read_text())
         assert summary["request"]["n_atoms"] == "1"
         assert list(summary["funnel"]) == ["sampled", "connected", "sanitised", "of asked size", "kept"]
+
+    def test_a_formula(self, generate):
+        assert generate("-n", 3, "-o", "a.csv", "--formula", "CH4").exit_code == 0
+        assert [line.split(",")[1] for line in Path("a.csv").read_text().splitlines()[1:]] == ["C"] * 3
+        summary = json.loads(Path("a.csv.summary.json").read_text())
+        assert summary["request"]["formula"] == "CH4"
+        assert list(summary["funnel"]) == ["sampled", "connected", "sanitised", "of asked formula", "kept"]
+
+    def test_a_run_goes_on_with_the_formula_that_it_had(self, generate, monkeypatch):
+        def interrupted(self, summary):
+            raise Interrupted(signal.SIGINT)
+
+        command = ["-n", 3, "-o", "out.sdf", "--formula", "CH4"]
+        with monkeypatch.context() as patch:
+            patch.setattr(Output, "finish", interrupted)
+            assert generate(*command).exit_code == 130
+        for other, now in [(["--formula", "H2O"], "H2O"), ([], "None")]:
+            refused = one_line(generate(*command[:4], *other, "--resume"))
+            assert refused == (
+                f"-o out.sdf: the interrupted run had formula CH4 (now {now}); use the same options, or --force"
+            )
+        assert generate(*command, "--resume").exit_code == 0
+        assert generate(*command, "--resume").stderr == "moldiff: out.sdf is complete already\n"
+        assert "nothing to resume" in one_line(generate(*command[:4], "--formula", "H2O", "--resume"))
 
     def test_fewer_than_asked(self, generate):
         result = generate("-n", 9, "-o", "out.sdf", "--unique", "--max-attempts", 24)
@@ -209,6 +235,12 @@ class TestRefusals:
             ("--n-atoms -5", "--n-atoms -5: expected a positive whole number or a range such as 5-9"),
             ("--n-atoms 1-2-3", "--n-atoms 1-2-3: expected a positive whole number or a range such as 5-9"),
             ("--n-atoms 1.5", "--n-atoms 1.5: expected a positive whole number or a range such as 5-9"),
+            ("--formula CH5", "--formula CH5: an odd number of valences, so only radicals have it; change H by one"),
+            ("--formula ch4", "--formula ch4: write elements and their atoms, e.g. C7H8O2"),
+            ("--formula CH6", "--formula CH6: 2 hydrogens more than one molecule can hold; take them off"),
+            ("--formula CH3Cl", "--formula CH3Cl: Cl, and model four molecules knows H C N O"),
+            ("--formula C3H8", "--formula C3H8: 3 heavy atoms, model four molecules knows 1 to 2"),
+            ("--formula CH4 --n-atoms 1", "--formula CH4: it is --n-atoms that gives the size; take one of the two"),
             ("--batch-size 0", "--batch-size 0: expected a positive whole number or auto"),
             ("--batch-size all", "--batch-size all: expected a positive whole number or auto"),
             ("--max-attempts 3", "--max-attempts 3: fewer than the 10 molecules asked for"),

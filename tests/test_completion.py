@@ -64,22 +64,27 @@ def test_seed_molecule_and_attempt_decide(model, singles, other):
 
 
 @pytest.mark.parametrize("free", [CONFORMER, BONDS])
-def test_the_composition_is_told(model, singles, monkeypatch, free):
+def test_heavy_atoms_and_the_composition_are_told(model, singles, monkeypatch, free):
     told, denoise = [], Model.denoise
 
     def spy(self, noisy, level, conditions, *rest):
-        told.append((noisy, conditions.composition))
+        told.append((noisy, conditions))
         return denoise(self, noisy, level, conditions, *rest)
 
     monkeypatch.setattr(Model, "denoise", spy)
     complete(model, singles, [(1, k) for k in range(9)], free, SAMPLER, 0)
     assert told
-    for noisy, composition in told:
-        assert torch.equal(composition.sum(1), noisy.size)
+    for noisy, conditions in told:
+        assert torch.equal(conditions.composition.sum(1), noisy.size)
+        assert torch.equal(conditions.heavy, conditions.composition[:, 1:].sum(1))  # of H, C, N, O
         if "atom" not in free:
-            assert torch.equal(composition, model.composition(noisy))
-    expected = {tuple(row) for m in singles for row in model.composition(m).tolist()}
-    assert {tuple(row) for _, composition in told for row in composition.tolist()} == expected
+            assert torch.equal(conditions.composition, of_atoms(model, noisy))
+    expected = {tuple(row) for m in singles for row in of_atoms(model, m).tolist()}
+    assert {tuple(row) for _, conditions in told for row in conditions.composition.tolist()} == expected
+
+
+def of_atoms(model, molecules):
+    return model.told_atoms(model.nothing_asked(len(molecules)), molecules).composition
 
 
 def test_keys_differ():

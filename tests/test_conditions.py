@@ -1,5 +1,6 @@
 """Property targets: units outside, standard numbers inside."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -19,6 +20,7 @@ from moldiff.conditions import (
 )
 from moldiff.errors import RequestError
 
+FIELDS = ("value", "given", "heavy", "composition")
 PROPERTIES = (Property("gap", "eV", 6.0, 2.0, 1.0, 10.0), Property("mu", "D", 3.0, 0.5, 0.0, 20.0))
 
 
@@ -31,43 +33,89 @@ def test_from_physical():
 def test_no_properties():
     assert Conditions.from_physical(torch.zeros(3, 0), ()).value.shape == (3, 0)
     none = Conditions.none(3, 2, 4)
-    assert not none.given.any() and none.composition.tolist() == [[0] * 4] * 3
-    assert Conditions.from_physical(torch.zeros(3, 0), ()).composition.shape == (3, 0)
+    assert not none.given.any() and none.composition.tolist() == [[0] * 4] * 3 and none.heavy.tolist() == [0] * 3
+    of_values = Conditions.from_physical(torch.zeros(3, 0), ())
+    assert of_values.composition.shape == (3, 0) and of_values.heavy.tolist() == [0] * 3
 
 
 def test_dropping():
-    """Of those above ``drop_all``, a molecule half way to 1 keeps each property in half of the cases."""
-    composition = torch.tensor([[4, 1], [3, 0], [2, 2], [0, 5]])
-    conditions = Conditions(torch.ones(4, 2), torch.tensor([[True, True]] * 3 + [[True, False]]), composition)
-    uniform = torch.tensor([[0.4, 0.3, 0.1, 0.1], [0.75, 0.1, 0.6, 0.4], [0.75, 0.3, 0.4, 0.4], [0.75, 0.1, 0.4, 0.4]])
-    dropped = conditions.dropped(uniform, drop_all=0.5, drop_composition=0.2)
+    """Of those above ``drop_all``, a molecule half way to 1 keeps each property in half of the cases.
+
+    The composition goes before the number of heavy atoms.
+    """
+    composition, heavy = torch.tensor([[4, 1], [3, 1], [2, 2], [0, 5]]), torch.tensor([1, 2, 3, 5])
+    given = torch.tensor([[True, True]] * 3 + [[True, False]])
+    conditions = Conditions(torch.ones(4, 2), given, heavy, composition)
+    uniform = torch.tensor([[0.4, 0.3, 0.1, 0.1], [0.75, 0.1, 0.6, 0.4], [0.75, 0.3, 0.4, 0.4], [0.75, 0.0, 0.4, 0.4]])
+    dropped = conditions.dropped(uniform, drop_all=0.5, drop_heavy=0.1, drop_composition=0.2)
     assert dropped.composition.tolist() == [[4, 1], [0, 0], [2, 2], [0, 0]]
+    assert dropped.heavy.tolist() == [1, 2, 3, 0]
     assert dropped.given.tolist() == [[False, False], [False, True], [True, True], [True, False]]
     assert torch.equal(dropped.value, dropped.given.float())
-    untouched = conditions.dropped(torch.tensor([[1.0, 0.5, 0.5, 0.5]] * 4), drop_all=0.0, drop_composition=0.0)
-    assert torch.equal(untouched.given, conditions.given) and torch.equal(untouched.composition, composition)
-    assert not conditions.dropped(torch.rand(4, 4), drop_all=1.0, drop_composition=0.0).given.any()
+    untouched = conditions.dropped(torch.tensor([[1.0, 0.0, 0.5, 0.5]] * 4), 0.0, 0.0, 0.0)
+    assert all(torch.equal(getattr(untouched, name), getattr(conditions, name)) for name in FIELDS if name != "value")
+    assert torch.equal(untouched.value, given.float())
+    assert not conditions.dropped(torch.rand(4, 4), 1.0, 0.0, 0.0).given.any()
+
+
+@pytest.mark.parametrize(("heavy", "composition"), [(0.5, 0.1), (0.5, 0.5), (1.0, 0.0)])
+def test_no_composition_is_told_without_the_number_of_heavy_atoms(heavy, composition):
+    """Whichever is dropped more often."""
+    b = 1000
+    uniform = torch.rand(b, 2, generator=torch.Generator().manual_seed(0))
+    everything = dataclasses.replace(
+        Conditions.none(b, 0, 2), heavy=torch.ones(b).long(), composition=torch.ones(b, 2).long()
+    )
+    dropped = everything.dropped(uniform, 0.0, heavy, composition)
+    assert torch.equal(dropped.heavy > 0, uniform[:, 1] >= heavy)
+    assert torch.equal(dropped.composition.sum(1) > 0, dropped.heavy > 0)
+
+
+def test_the_composition_is_taken_from_some():
+    heavy, composition = torch.tensor([1, 2, 3]), torch.arange(1, 7).view(3, 2)
+    all_told = Conditions(torch.ones(3, 1), torch.ones(3, 1, dtype=torch.bool), heavy, composition)
+    fewer = all_told.without_composition(torch.tensor([True, False, True]))
+    assert fewer.composition.tolist() == [[0, 0], [3, 4], [0, 0]]
+    assert all(torch.equal(getattr(fewer, name), getattr(all_told, name)) for name in FIELDS if name != "composition")
+    assert torch.equal(all_told.composition, torch.arange(1, 7).view(3, 2)), "the original was changed"
+
+
+def test_properties_are_taken_and_atoms_stay():
+    heavy, composition = torch.tensor([1, 2, 3]), torch.arange(1, 7).view(3, 2)
+    bare = Conditions(torch.ones(3, 1), torch.ones(3, 1, dtype=torch.bool), heavy, composition).without_properties()
+    assert not bare.given.any() and not bare.value.any()
+    assert torch.equal(bare.heavy, heavy) and torch.equal(bare.composition, composition)
 
 
 def test_any_number_of_properties_is_seen_as_often():
     b, generator = 20_000, torch.Generator().manual_seed(0)
-    everything = Conditions(torch.zeros(b, 4), torch.ones(b, 4, dtype=torch.bool), torch.ones(b, 3, dtype=torch.long))
-    dropped = everything.dropped(torch.rand(b, 6, generator=generator), drop_all=0.5, drop_composition=0.1)
+    given, heavy, composition = torch.ones(b, 4) > 0, torch.full((b,), 2), torch.ones(b, 3, dtype=torch.long)
+    everything = Conditions(torch.zeros(b, 4), given, heavy, composition)
+    dropped = everything.dropped(torch.rand(b, 6, generator=generator), 0.5, drop_heavy=0.1, drop_composition=0.4)
     shares = torch.bincount(dropped.given.sum(1), minlength=5) / b
     assert torch.allclose(shares, torch.tensor([0.5 + 0.1, 0.1, 0.1, 0.1, 0.1]), atol=0.01)
     told = dropped.composition.sum(1)
     assert set(told.tolist()) == {0, 3}  # all elements or none
-    assert (told == 0).float().mean() == pytest.approx(0.1, abs=0.01)
-    assert (told[dropped.given.any(1)] == 0).float().mean() == pytest.approx(0.1, abs=0.02)  # whatever else is told
+    assert set(dropped.heavy.tolist()) == {0, 2}
+    for share, left in [(0.4, told), (0.1, dropped.heavy)]:
+        assert (left == 0).float().mean() == pytest.approx(share, abs=0.01)
+        assert (left[dropped.given.any(1)] == 0).float().mean() == pytest.approx(
+            share, abs=0.02
+        )  # whatever else is told
+    assert (dropped.heavy[told > 0] > 0).all()
 
 
 def test_select():
     conditions = Conditions(
-        torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([[True], [False], [True]]), torch.arange(6).view(3, 2)
+        torch.tensor([[1.0], [2.0], [3.0]]),
+        torch.tensor([[True], [False], [True]]),
+        torch.tensor([7, 8, 9]),
+        torch.arange(6).view(3, 2),
     )
     chosen = conditions.select(torch.tensor([2, 0])).to("cpu")
     assert chosen.value.flatten().tolist() == [3.0, 1.0]
     assert chosen.given.all()
+    assert chosen.heavy.tolist() == [9, 7]
     assert chosen.composition.tolist() == [[4, 5], [0, 1]]
 
 

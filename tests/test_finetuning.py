@@ -14,7 +14,6 @@ from typer.testing import CliRunner, Result
 from moldiff import batches
 from moldiff.checkpoints import latest_checkpoint
 from moldiff.cli import app
-from moldiff.conditions import Conditions
 from moldiff.config import Config, NetworkConfig
 from moldiff.datasets.prepared import SPLITS, learned_from, read_meta, read_split, write_prepared
 from moldiff.denoisers.layers import PER_ELEMENT
@@ -159,18 +158,22 @@ class TestNewTokens:
         molecules = molecules.centre()
         level = NoiseLevel.free(molecules, torch.ones(len(molecules)))
         values = torch.randn(len(molecules), len(old.data.properties), generator=torch.Generator().manual_seed(0))
-        conditions, more = (Conditions(values, values > 0, m.composition(molecules)) for m in (old, new))
+        asked = dataclasses.replace(old.nothing_asked(len(molecules)), value=values, given=values > 0)
+        conditions, more = (m.told_atoms(asked, molecules) for m in (old, new))
         assert torch.equal(more.composition[:, :-1], conditions.composition)
         assert conditions.composition.any() and not more.composition[:, -1].any()
+        assert torch.equal(more.heavy, conditions.heavy) and conditions.heavy.all()
         with torch.no_grad():
             before = old.denoise(molecules, level, conditions)
             never = torch.full((*before.atom_logits.shape[:2], 1), -1e9)
             known = Prediction(before.pos, torch.cat([before.atom_logits, never], -1), before.bond_logits)
             a = old.denoise(molecules, level, conditions, before)
             b = new.denoise(molecules, level, more, known)
-            untold = Conditions(values, values > 0, torch.zeros_like(conditions.composition))
-            c = old.denoise(molecules, level, untold, before)
-        assert a.atom_logits.std() > 0.1 and (c.atom_logits - a.atom_logits).abs().max() > 0.01
+            untold = conditions.without_composition(molecules.size > 0)
+            uncounted = dataclasses.replace(untold, heavy=asked.heavy)
+            c, d = (old.denoise(molecules, level, other, before) for other in (untold, uncounted))
+        assert a.atom_logits.std() > 0.1
+        assert min((x.atom_logits - y.atom_logits).abs().max() for x, y in [(a, c), (c, d)]) > 0.01
         torch.testing.assert_close(b.pos, a.pos, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(b.bond_logits, a.bond_logits, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(b.atom_logits[..., :-1], a.atom_logits, rtol=1e-4, atol=1e-4)

@@ -1,7 +1,10 @@
 """Formulas: what they say, which no molecule has, and which a model cannot make."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from conftest import with_compositions
 from rdkit import Chem
 
 from moldiff.attempts import SizeDraw
@@ -55,6 +58,19 @@ def test_a_model_makes_its_elements_and_sizes_only(info):
 def test_every_molecule_is_told_the_formula(info):
     drawn = SizeDraw(info, formula="C2H4O")(np.linspace(0, 0.99, 5))
     assert drawn.atoms.tolist() == [7] * 5 and drawn.composition.tolist() == [[4, 2, 0, 1]] * 5
+    assert drawn.heavy.tolist() == [3] * 5
+
+
+def test_hydrogens_that_the_model_does_not_make_are_left_out(info):
+    """But those of the molecules that it gives are counted."""
+    bare = replace(info, vocabulary=("C", "N", "O"), hydrogens="implicit")
+    bare = with_compositions(bare, [(2, 0, 1, 1), (4, 0, 0, 1)])
+    assert composition_of("C2H6O", bare).tolist() == [2, 0, 1]
+    drawn = SizeDraw(bare, formula="C2H6O")(np.array([0.5]))
+    assert (drawn.atoms.tolist(), drawn.heavy.tolist(), drawn.composition.tolist()) == ([3], [3], [[2, 0, 1]])
+    for text, reason in [("C2H7O", "only radicals"), ("CH4", "1 heavy atoms, model small knows 3 to 4")]:
+        with pytest.raises(RequestError, match=reason):
+            composition_of(text, bare)
 
 
 def test_a_formula_and_another_size_contradict_each_other(info):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import with_compositions
+from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from moldiff import attempts, chem, doctor, generation
 from moldiff.attempts import Request, SizeDraw, asked_values, sample_attempts
@@ -157,7 +158,8 @@ class TestSameMolecules:
 
     def test_identifiers_tell_everything_apart_that_differs(self, small, monkeypatch):
         requests = [Request(1), Request(1, seed=1), Request(1, sampler=FAST), Request(1, heavy_atoms=(1, 1)),
-                    Request(1, sampler=Sampler(rule=Ancestral()))]  # fmt: skip
+                    Request(1, sampler=Sampler(rule=Ancestral())), Request(1, formula="CH4"),
+                    Request(1, formula="H2O")]  # fmt: skip
         one = sample_attempts(small.model, Request(1, sampler=FAST), [0])
         monkeypatch.setattr(generation, "sample_attempts", lambda *_: one)
         monkeypatch.setattr(generation, "LEAST", 1)
@@ -246,6 +248,34 @@ class TestCounts:
         assert len(set(expected)) > 5
 
 
+class TestFormula:
+    @pytest.mark.parametrize(
+        ("formula", "smiles"), [("CH4", "C"), ("H2O", "O"), ("NH3", "N"), ("CH2O", "C=O"), ("HCOH", "C=O")]
+    )
+    def test_every_molecule_has_it(self, small, formula, smiles):
+        """The model knows one molecule of each; without a formula it makes several of them."""
+        outcomes = list(small.generate(2, steps=6, formula=formula, max_attempts=500, rejects=True))
+        assert [o.smiles for o in outcomes if isinstance(o, Record)] == [smiles] * 2
+        reasons = {o.reason for o in outcomes if not isinstance(o, Record)}
+        assert reasons <= {"formula", "valence", "radical", "coordinates", "disconnected", "sanitisation"}
+        assert len({o.smiles for o in small.generate(12, steps=6)}) > 1
+
+    def test_the_others_are_counted_apart(self, small):
+        request = Request(4, sampler=Sampler(steps=6), formula="CH2O", unique=True, max_attempts=256)
+        tally, others = Tally(), []
+        for outcome in small.outcomes(request):
+            tally.add(outcome)
+            others += [outcome.mol] if getattr(outcome, "reason", "") == "formula" else []
+        funnel = tally.funnel(request)
+        assert list(funnel) == ["sampled", "connected", "sanitised", "of asked formula", "unique", "kept"]
+        assert funnel["sanitised"] - funnel["of asked formula"] == tally.rejected["formula"] == len(others) > 5
+        assert (funnel["sampled"], funnel["unique"], funnel["kept"]) == (256, 1, 1)
+        for mol in others:
+            assert chem.check(mol).reason is None, "what is no molecule at all is rejected as such"
+            assert CalcMolFormula(mol) != "CH2O" and mol.GetNumAtoms() == 4
+        assert "of asked formula" not in tally.funnel(replace(request, formula=None))
+
+
 class TestWindows:
     def windows(self, accepted: float, n: int, workers: int, **limits) -> list[range]:
         """Windows of a run whose attempts are accepted at the given rate, with so many under way at a time."""
@@ -319,6 +349,12 @@ class TestRefusals:
             ({"targets": {"gap": 5.0}}, "--target gap: the model was not trained with it; it knows none"),
             ({"heavy_atoms": (0, 1)}, "--n-atoms 0-1"),
             ({"heavy_atoms": (2, 1)}, "--n-atoms 2-1: the range is reversed; write 1-2"),
+            ({"formula": "CH5"}, "--formula CH5: an odd number of valences"),
+            ({"formula": ""}, "--formula : write elements"),
+            ({"formula": "CH3F"}, "--formula CH3F: F, and model four molecules knows H C N O"),
+            ({"formula": "C2H6O"}, "--formula C2H6O: 3 heavy atoms, model four molecules knows 1 to 2"),
+            ({"formula": "C2H6"}, "--formula C2H6: 8 atoms, model four molecules knows 3 to 5"),
+            ({"formula": "CH4", "heavy_atoms": 1}, "--formula CH4: it is --n-atoms that gives the size"),
         ],
         ids=str,
     )

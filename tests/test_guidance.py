@@ -9,7 +9,8 @@ from moldiff.molecule import BOND_CLASSES, Molecules, Prediction
 from moldiff.schedules import NoiseLevel
 
 TOKENS = 5
-ASKED = Conditions(torch.ones(4, 2), torch.ones(4, 2, dtype=torch.bool), torch.arange(1, 13).view(4, 3))
+GIVEN = torch.ones(4, 2, dtype=torch.bool)
+ASKED = Conditions(torch.ones(4, 2), GIVEN, torch.arange(5, 9), torch.arange(1, 13).view(4, 3))
 
 
 class Model:
@@ -37,7 +38,8 @@ def test_classifier_free_guidance_extrapolates_positions_and_log_probabilities(s
     model = Model()
     x0 = classifier_free(model, ASKED, weight)(*state, None)
     assert [bool(conditions.given.any()) for conditions, _ in model.calls] == [True, False]
-    assert all(torch.equal(conditions.composition, ASKED.composition) for conditions, _ in model.calls)
+    for name in ("heavy", "composition"):
+        assert all(torch.equal(getattr(conditions, name), getattr(ASKED, name)) for conditions, _ in model.calls)
     assert torch.allclose(x0.pos, torch.full_like(x0.pos, weight))
     log_odds = (x0.atom_logits[..., 0] - x0.atom_logits[..., 1]).unique()
     assert torch.allclose(log_odds, torch.tensor(weight))  # 0 without, 1 with

@@ -11,7 +11,7 @@ import torch
 from conftest import with_compositions
 from safetensors.torch import load_file, save_file
 
-from moldiff.config import Config, NetworkConfig
+from moldiff.config import Config, NetworkConfig, ProcessConfig
 from moldiff.model import Model, symmetric
 from moldiff.model_file import DataInfo, ModelFileError
 from moldiff.schedules import NoiseLevel
@@ -71,15 +71,81 @@ class TestComposition:
         """H C N O N+, of which the last is nitrogen, and padding is no hydrogen."""
         molecules = random_molecules([3, 5], n=6)
         atom = torch.tensor([[4, 2, 1, 0, 0, 0], [0, 0, 3, 3, 0, 0]])
-        found = model.composition(molecules.replace(atom=atom))
-        assert found.tolist() == [[0, 1, 2, 0], [3, 0, 0, 2]]
-        assert model.nothing_asked(2).composition.tolist() == [[0] * 4] * 2
+        given = torch.tensor([[True, False], [True, True]])
+        asked = dataclasses.replace(model.nothing_asked(2), value=torch.ones(2, 2), given=given)
+        told = model.told_atoms(asked, molecules.replace(atom=atom))
+        assert told.composition.tolist() == [[0, 1, 2, 0], [3, 0, 0, 2]]
+        assert told.heavy.tolist() == [3, 2]
+        assert torch.equal(told.value, asked.value) and torch.equal(told.given, given)
+        nothing = model.nothing_asked(2)
+        assert nothing.composition.tolist() == [[0] * 4] * 2 and nothing.heavy.tolist() == [0, 0]
+
+    def test_where_hydrogens_are_implicit_every_atom_is_heavy(self, info, random_molecules):
+        bare = dataclasses.replace(info, vocabulary=("C", "N", "O", "N+", "F"), hydrogens="implicit")
+        model = Model(Config(network=SMALL), with_compositions(bare, [(2, 1, 0, 1, 1)]))
+        molecules = random_molecules([3, 5], n=6)
+        assert model.told_atoms(model.nothing_asked(2), molecules).heavy.tolist() == [3, 5]
 
     def test_sizes_follow_from_compositions(self, info):
         assert info.elements == ("H", "C", "N", "O") and info.element_of == (0, 1, 2, 3, 2)
         assert info.size_histogram == ((3, 7, 2), (4, 9, 1))
         rows = ((5, 3, 0, 1, 1), (4, 2, 1, 0, 2), (4, 1, 1, 1, 5), (2, 3, 2, 0, 4))
         assert with_compositions(info, rows).size_histogram == ((3, 7, 7), (4, 9, 1), (5, 7, 4))
+
+
+class TestWhatTheNetworkSees:
+    """The composition above a level, the number of heavy atoms at all levels; each molecule by its own."""
+
+    def told(self, model, molecules, sigma: list[float], **fields):
+        level = NoiseLevel.free(molecules, torch.tensor(sigma))
+        told = model.told_atoms(model.nothing_asked(len(molecules)), molecules)
+        return model.precondition(molecules, level, dataclasses.replace(told, **fields)).condition
+
+    def seen(self, one, other) -> list[bool]:
+        return (one != other).any(1).tolist()
+
+    @pytest.mark.parametrize("above", [0.5, 3.0])
+    def test_the_composition_above_a_level(self, model, exact, above):
+        model.config = dataclasses.replace(model.config, process=ProcessConfig(composition_above=above))
+        sigma = [0.01, above - 0.001, above, 20.0]
+        whole = self.told(model, exact, sigma)
+        none = torch.zeros(4, 4, dtype=torch.long)
+        assert self.seen(whole, self.told(model, exact, sigma, composition=none)) == [False, False, True, True]
+        other = none + torch.tensor([5, 2, 0, 0])
+        assert self.seen(whole, self.told(model, exact, sigma, composition=other)) == [False, False, True, True]
+
+    def test_heavy_atoms_at_every_level(self, model, exact):
+        sigma = [0.01, 0.499, 0.5, 20.0]
+        whole, heavy = self.told(model, exact, sigma), torch.full((4,), 6)
+        assert (model.told_atoms(model.nothing_asked(4), exact).heavy != heavy).all()
+        assert self.seen(whole, self.told(model, exact, sigma, heavy=heavy)) == [True] * 4
+        assert self.seen(whole, self.told(model, exact, sigma, heavy=0 * heavy)) == [True] * 4
+
+    def test_the_level_is_that_of_what_is_free(self, model, exact):
+        """Where positions are known the tokens' noise decides; where all but one atom is fixed, that atom's."""
+        level = NoiseLevel.free(exact, torch.tensor([0.1, 0.1, 2.0, 2.0]))
+        level = dataclasses.replace(level, pos=torch.zeros_like(level.pos))
+        level.atom[2:, 1:] = 0
+        told = model.told_atoms(model.nothing_asked(4), exact)
+        seen = model.precondition(exact, level, told).condition
+        hidden = model.precondition(exact, level, told.without_composition(exact.size > 0)).condition
+        assert self.seen(seen, hidden) == [False, False, True, True]
+
+    def test_nothing_is_told_by_default(self, model, exact):
+        level = NoiseLevel.free(exact, torch.tensor([0.01, 0.5, 2.0, 20.0]))
+        nothing = model.precondition(exact, level, model.nothing_asked(4)).condition
+        assert torch.equal(model.precondition(exact, level).condition, nothing)
+
+    def test_layers_get_one_type_of_numbers_in_mixed_precision(self, model, exact):
+        inputs = model.precondition(exact, NoiseLevel.free(exact, torch.ones(4)))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert model.network.embed_condition(inputs.condition).dtype == torch.bfloat16
+            assert model.network.embed(inputs)[0].dtype == torch.float32
+
+    def test_the_default_level_is_saved(self, model, weights):
+        assert model.config.process.composition_above == 0.5
+        assert Model.load(weights).config.process.composition_above == 0.5
+        assert json.loads(json.dumps(model.config.to_dict()))["process"]["composition_above"] == 0.5
 
 
 class TestLoss:
@@ -103,14 +169,35 @@ class TestLoss:
         centre = (clean.pos * level.fixed_pos[..., None]).sum(1)
         assert torch.allclose(centre, torch.zeros_like(centre), atol=1e-4)
 
-    def test_most_molecules_are_told_their_composition(self, model, random_molecules):
-        clean = random_molecules([5, 8] * 500, n=9)
-        composition = model.composition(clean)
-        _, _, told, _ = model.corrupt(clean, model.nothing_asked(1000), torch.Generator().manual_seed(0))
-        known = told.composition.sum(1) > 0
-        assert torch.equal(told.composition[known], composition[known])
-        assert (~known).float().mean() == pytest.approx(0.1, abs=0.03)
-        assert model.config.train.drop_composition == 0.1
+    def test_half_are_told_their_composition_and_most_their_heavy_atoms(self, model, random_molecules):
+        """None its composition only; at high and at low noise alike."""
+        clean = random_molecules([5, 8] * 1000, n=9)
+        clean = clean.replace(
+            atom=torch.where(torch.arange(9) == 0, 1, clean.atom)
+        )  # of each one atom at least is heavy
+        of_all = model.told_atoms(model.nothing_asked(2000), clean)
+        _, level, told, _ = model.corrupt(clean, model.nothing_asked(2000), torch.Generator().manual_seed(0))
+        assert (of_all.heavy > 0).all()
+        composed, counted = told.composition.sum(1) > 0, told.heavy > 0
+        assert torch.equal(told.composition[composed], of_all.composition[composed])
+        assert torch.equal(told.heavy[counted], of_all.heavy[counted])
+        assert not (composed & ~counted).any()
+        noisy = level.sigma > 0.5
+        for where in (noisy, ~noisy):
+            assert composed[where].float().mean() == pytest.approx(0.5, abs=0.06)
+            assert counted[where].float().mean() == pytest.approx(0.9, abs=0.04)
+        assert (model.config.train.drop_heavy, model.config.train.drop_composition) == (0.1, 0.5)
+
+    def test_what_was_told_before_does_not_matter(self, model, exact):
+        """Training tells the molecules' own atoms; the properties asked for stay those given, or none."""
+        stranger = dataclasses.replace(
+            model.nothing_asked(4), heavy=torch.full((4,), 99), composition=torch.full((4, 4), 9)
+        )
+        found = []
+        for asked in (stranger, model.nothing_asked(4)):
+            _, _, told, _ = model.corrupt(exact, asked, torch.Generator().manual_seed(0))
+            found.append((told.heavy.tolist(), told.composition.tolist()))
+        assert found[0] == found[1] and 99 not in found[0][0]
 
     def test_one_number_per_pair(self):
         uniform = symmetric(torch.rand(3, 5, 5))

@@ -11,7 +11,7 @@ from moldiff.config import Config, NetworkConfig
 from moldiff.model import Model
 from moldiff.molecule import Molecules, Prediction
 from moldiff.processes import Categorical, Gaussian
-from moldiff.samplers import RULES, Ancestral, ChurnedEuler, DPMSolver, Heun, KeyedRandomness, Sampler, sample
+from moldiff.samplers import RULES, Ancestral, ChurnedEuler, DPMSolver, Heun, KeyedRandomness, Run, Sampler, sample
 from moldiff.schedules import GRIDS, NoiseLevel
 
 SCALE = 1.4  # Å
@@ -194,7 +194,7 @@ def test_second_order_is_better_at_the_same_cost():
 def test_tokens_keep_their_marginal(rule):
     """A perfect denoiser of independent sites: exact for any number of steps, here few and uneven ones."""
     count, atoms = 600, 8
-    molecules = drawn(RULES[rule](), 8, "karras", count, atoms, sigma_max=3000.0)
+    molecules = drawn(RULES[rule](), 8, "karras", count, atoms, sigma_max=3000.0, temperature=1.0)
     upper = torch.triu_indices(atoms, atoms, 1)
     sites = {"atom": (molecules.atom, ATOMS), "bond": (molecules.bond[:, upper[0], upper[1]], BONDS)}
     for name, (tokens, expected) in sites.items():
@@ -203,6 +203,30 @@ def test_tokens_keep_their_marginal(rule):
         assert ((found - expected).abs() < 4 * error + 0.003).all(), (name, found)
     assert torch.equal(molecules.bond, molecules.bond.transpose(1, 2))
     assert not molecules.bond.diagonal(dim1=1, dim2=2).any()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_estimate_to_the_power_of_one_over_temperature(temperature):
+    count, atoms = 600, 8
+    molecules = template(count, atoms)
+    run = Run(exact, PROCESS, everything_free(molecules), Batched(count, atoms), 0.0, temperature=temperature)
+    estimate = Prediction(
+        molecules.pos,
+        ATOMS.double().log().expand(count, atoms, -1),
+        BONDS.double().log().expand(count, atoms, atoms, -1),
+    )
+    moved = run.move_tokens(molecules, estimate, 1.0, 1e-9)
+    upper = torch.triu_indices(atoms, atoms, 1)
+    for tokens, data in ((moved.atom, ATOMS), (moved.bond[:, upper[0], upper[1]], BONDS)):
+        expected = data ** (1 / temperature) / (data ** (1 / temperature)).sum()
+        found = torch.bincount(tokens.flatten(), minlength=len(data)) / tokens.numel()
+        assert ((found - expected).abs() < 4 * (expected * (1 - expected) / tokens.numel()).sqrt() + 0.001).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
+def test_a_temperature_is_positive(temperature):
+    with pytest.raises(ValueError, match="must be positive"):
+        Sampler(temperature=temperature)
 
 
 @pytest.mark.parametrize("rule", RULES)

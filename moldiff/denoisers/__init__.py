@@ -20,10 +20,12 @@ def build_network(config: NetworkConfig, sizes: Sizes) -> nn.Module:
 
 def compile_layers(network: nn.Module) -> None:
     """By torch.compile, each layer for itself: those of a list share their code, so that one compilation serves all."""
-    for module in network.modules():
-        if isinstance(module, nn.ModuleList):
-            for layer in module:
+    for child in network.children():
+        if isinstance(child, nn.ModuleList):
+            for layer in child:
                 layer.compile(dynamic=True)
+        else:
+            compile_layers(child)
 
 
 def _transformer(options: dict[str, int], sizes: Sizes) -> nn.Module:

@@ -45,24 +45,27 @@ class Sizes:
 
 
 def condition_width(properties: int, elements: int) -> int:
-    return 32 + 5 + 9 * properties + 1 + PER_ELEMENT * elements
+    return 32 + 5 + 5 + 9 * properties + 1 + PER_ELEMENT * elements
 
 
 def condition_features(
     sigma: Float[Tensor, " b"], size: Integer[Tensor, " b"], value: Float[Tensor, "b p"], given: Bool[Tensor, "b p"],
-    composition: Integer[Tensor, "b elements"], previous: Float[Tensor, "b 1"],
+    heavy: Integer[Tensor, " b"], composition: Integer[Tensor, "b elements"], previous: Float[Tensor, "b 1"],
 ) -> Float[Tensor, "b condition"]:  # fmt: skip
-    """Fourier features of ln σ / 4 (Karras et al.), of the atom count, of each property that is given, and of the
-    atoms of each element (all 0: unknown). These are last, where new elements find a place."""
+    """Fourier features of ln σ / 4 (Karras et al.), of the atom count, of the count of atoms that are no hydrogens (0:
+    unknown), of each property that is given, and of the atoms of each element (all 0: unknown). These are last, where new
+    elements find a place."""
     c_noise = sigma.clamp(min=1e-3).log() / 4
     noise = fourier(c_noise[:, None], 16, 0.25, 8.0)
     counts = count_features(size.to(sigma.dtype)[:, None])
+    some = (heavy > 0).to(sigma.dtype)[:, None]
+    heavy_counts = torch.cat([count_features(heavy.clamp(min=1).to(sigma.dtype)[:, None]) * some, some], 1)
     on = given.to(sigma.dtype)[..., None]
     properties = torch.cat([fourier(value[..., None], 4, 0.125, 1.0) * on, on], -1).flatten(1)
     known = (composition.sum(1, keepdim=True) > 0).to(sigma.dtype)
     of_each = composition.to(sigma.dtype)[..., None]
     of_each = torch.cat([of_each.log1p(), of_each / 20, fourier(of_each, 1, 0.1, 0.1)], -1).flatten(1) * known
-    return torch.cat([noise, counts, previous, properties, known, of_each], 1)
+    return torch.cat([noise, counts, previous, heavy_counts, properties, known, of_each], 1)
 
 
 def count_features(count: Float[Tensor, "b 1"]) -> Float[Tensor, "b 4"]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moldiff.conditions import Conditions
 from moldiff.config import Config, NetworkConfig
+from moldiff.denoisers import compile_layers
 from moldiff.denoisers.transformer import Transformer
 from moldiff.model import KNOWN_LOGIT, Model
 from moldiff.model_file import DataInfo
@@ -93,12 +94,12 @@ def request_(random_molecules, info, float64) -> Request:
     normal = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     logits = normal(b, n, n, 4)
     tokens, properties = len(info.vocabulary), len(info.properties)
-    composition = torch.tensor([[3, 2, 1, 1], [0, 0, 0, 0], [4, 2, 0, 1]])
+    heavy, composition = torch.tensor([4, 3, 0]), torch.tensor([[3, 2, 1, 1], [0, 0, 0, 0], [4, 2, 0, 1]])
     return Request(
         noisy=molecules.centre(level.fixed_pos),
         level=level,
         conditions=Conditions(
-            normal(b, properties), torch.tensor([[True, False], [True, True], [False, False]]), composition
+            normal(b, properties), torch.tensor([[True, False], [True, True], [False, False]]), heavy, composition
         ),
         previous=Prediction(normal(b, n, 3), normal(b, n, tokens), logits + logits.transpose(1, 2)),
     )
@@ -123,6 +124,17 @@ def changes(model: Model, one: Request, other: Request) -> bool:
     a, b = denoise(model, one), denoise(model, other)
     differences = [(getattr(a, f.name) - getattr(b, f.name)).abs().max() for f in dataclasses.fields(Prediction)]
     return all(d > 1e-6 for d in differences)
+
+
+def changed(model: Model, one: Request, other: Request) -> list[bool]:
+    """Whether the answer differs at all, and then in every field by more than rounding, for each molecule."""
+    a, b = denoise(model, one), denoise(model, other)
+    fields = [
+        (getattr(a, f.name) - getattr(b, f.name)).abs().flatten(1).amax(1) for f in dataclasses.fields(Prediction)
+    ]
+    differences = torch.stack(fields, 1)
+    assert torch.equal((differences > 0).any(1), (differences > 1e-6).all(1))
+    return (differences > 0).any(1).tolist()
 
 
 @pytest.mark.parametrize("sign", [1, -1], ids=["rotation", "reflection"])
@@ -172,6 +184,25 @@ def test_batch_is_singles(model, request_):
         assert_same_prediction(denoise(model, request_.select(one)), batch.select(one))
 
 
+def test_layers_are_compiled_in_place(model, request_, monkeypatch):
+    """All of them and nothing outside; names of weights and the model's answer stay."""
+    kind, used = model.config.network.kind, []
+
+    def compiled(function, **options):  # the compiler itself takes minutes
+        return lambda *inputs: used.append(function.__self__) or function(*inputs)
+
+    before, names = denoise(model, request_), list(model.network.state_dict())
+    model = copy.deepcopy(model)
+    monkeypatch.setattr(torch, "compile", compiled)
+    compile_layers(model.network)
+    prefix = "blocks" if kind == "transformer" else "layers"
+    found = {name: m for name, m in model.network.named_modules() if m._compiled_call_impl is not None}
+    assert list(found) == [f"{prefix}.{k}" for k in range(NETWORKS[kind]["layers"])]
+    assert list(model.network.state_dict()) == names
+    assert_same_prediction(denoise(model, request_), before)
+    assert [m for m in used if m in found.values()] == list(found.values())
+
+
 def test_bond_logits_are_symmetric(model, request_):
     logits = denoise(model, request_).bond_logits
     assert_same(logits, logits.transpose(1, 2))
@@ -200,17 +231,46 @@ def test_previous_estimate_counts_where_seen(model, request_):
 
 
 def test_conditions_count_where_given(model, request_):
-    value, given, composition = (getattr(request_.conditions, name) for name in ("value", "given", "composition"))
-    assert changes(model, request_, request_.replace(conditions=Conditions(value + given, given, composition)))
+    conditions = request_.conditions
+    value, given, heavy, composition = (getattr(conditions, f.name) for f in dataclasses.fields(conditions))
+
+    def told(**fields) -> Request:
+        return request_.replace(conditions=dataclasses.replace(conditions, **fields))
+
+    assert changes(model, request_, told(value=value + given))
     for one_more in torch.eye(4, dtype=torch.long):  # of each element
-        assert changes(model, request_, request_.replace(conditions=Conditions(value, given, composition + one_more)))
-    other = request_.replace(conditions=Conditions(value + 1.0 * ~given, given, composition))
-    assert_same_prediction(denoise(model, other), denoise(model, request_))
-    for dropped in (request_.conditions.without_properties(), Conditions(value, given, 0 * composition)):
+        assert changes(model, request_, told(composition=composition + one_more))
+    assert changes(model, request_, told(heavy=heavy + 1))
+    assert_same_prediction(denoise(model, told(value=value + 1.0 * ~given)), denoise(model, request_))
+    for dropped in (
+        conditions.without_properties(),
+        conditions.without_composition(torch.ones(3) > 0),
+        dataclasses.replace(conditions, heavy=0 * heavy),
+    ):
         assert changes(model, request_, request_.replace(conditions=dropped))
-    dropped = Conditions(value, torch.zeros_like(given), 0 * composition)
+    nothing = told(given=torch.zeros_like(given), heavy=0 * heavy, composition=0 * composition)
     none = model.denoise(request_.noisy, request_.level, None, request_.previous)
-    assert_same_prediction(denoise(model, request_.replace(conditions=dropped)), none)
+    assert_same_prediction(denoise(model, nothing), none)
+
+
+def test_the_composition_counts_above_its_level(model, request_):
+    """From the level on and not below, each molecule by its own in one batch; heavy atoms count at every level."""
+    above = model.config.process.composition_above
+    noisy, b = request_.noisy.centre(), len(request_.noisy)
+    free = NoiseLevel.free(noisy, torch.tensor([0.99 * above, above, 10 * above]))
+    before = request_.replace(noisy=noisy, level=free)
+    told = dataclasses.replace(request_.conditions, composition=torch.tensor([[3, 2, 1, 1]] * b))
+    before = before.replace(conditions=told)
+    others = dataclasses.replace(told, composition=torch.tensor([[2, 3, 2, 0]] * b))
+    hidden = told.without_composition(torch.ones(b) > 0)
+    for other in (others, hidden):
+        assert changed(model, before, before.replace(conditions=other)) == [False, True, True]
+    counted = dataclasses.replace(told, heavy=told.heavy + 2)
+    assert changed(model, before, before.replace(conditions=counted)) == [True, True, True]
+    for sigma, expected in [(0.5 * above, [False] * b), (2 * above, [True] * b)]:
+        level = NoiseLevel.free(noisy, torch.full((b,), sigma))
+        one = before.replace(level=level)
+        assert changed(model, one, one.replace(conditions=hidden)) == expected
 
 
 def test_every_input_counts(model, request_):

@@ -350,6 +350,8 @@ class SameSize:
         unknown = np.full((len(rows), len(properties)), np.nan)
         values = torch.from_numpy(unknown if self.values is None else self.values[rows]).float()
         heavy, composition = (torch.from_numpy(of[rows]) for of in (self.sizes.heavy, self.sizes.composition))
+        if self.values is None and self.request.formula is None:  # elements that may change mend the structure
+            composition = torch.zeros_like(composition)
         return replace(Conditions.from_physical(values, properties), heavy=heavy, composition=composition)
 
 

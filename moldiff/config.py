@@ -27,7 +27,6 @@ class NetworkConfig:
 class ProcessConfig:
     sigma_c_atom: float = 1.0  # σ at which half of the atoms are redrawn
     sigma_c_bond: float = 1.0
-    composition_above: float = 0.5  # σ; below, elements may still change to mend the structure
     marginal_share: float = 0.8  # π = share · data marginal + (1 - share) · uniform
     sigma_mean: float = -1.2  # of ln σ in training
     sigma_std: float = 1.4
@@ -48,7 +47,7 @@ class TrainConfig:
     bond_weight: float = 0.5
     drop_all: float = 0.5  # chance that a sample sees no property
     drop_heavy: float = 0.1  # chance that a sample does not see how many of its atoms are heavy
-    drop_composition: float = 0.5  # and how many there are of each element; they are shown above composition_above only
+    drop_composition: float = 0.5  # and how many there are of each element
     self_condition: float = 0.5  # share of each batch that sees its own first estimate
     seed: int = 0
     patience: int = 0  # checks without a better held-out loss after which training ends; 0: no checks

@@ -73,8 +73,6 @@ class Model(TrainedNetwork):
         tokens = len(self.data.vocabulary)
         if conditions is None:
             conditions = self.nothing_asked(b)
-        sigma = level.sigma.to(dtype)
-        told = conditions.without_composition(sigma < self.config.process.composition_above)
         if previous is None:
             on = torch.zeros(b, 1, dtype=dtype, device=device)
             seen_pos, seen_atom, seen_bond = (
@@ -98,7 +96,13 @@ class Model(TrainedNetwork):
             flags=known.to(dtype),
             bond_flag=((level.bond == 0) & noisy.pair_mask).to(dtype),
             condition=condition_features(
-                sigma, noisy.size, told.value.to(dtype), told.given, told.heavy, told.composition, on
+                level.sigma.to(dtype),
+                noisy.size,
+                conditions.value.to(dtype),
+                conditions.given,
+                conditions.heavy,
+                conditions.composition,
+                on,
             ),
             previous=on,
             previous_pos=seen_pos,

@@ -157,7 +157,7 @@ class ChurnedEuler:
     """
 
     evaluations: ClassVar[int] = 1
-    churn: float = 0.5
+    churn: float = 1.0
     low: float = 0.03
     high: float = 0.25
 

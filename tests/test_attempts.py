@@ -212,12 +212,12 @@ class TestNetwork:
         found = []
         for heavy, row in [(3, (4, 2, 1, 0)), (3, (4, 2, 0, 1)), (3, (0,) * 4), (2, (0,) * 4), (0, (0,) * 4)]:
             sizes = Sizes(np.array([7]), np.array([heavy]), np.array([row]))
-            request = Request(1, sampler=Sampler(steps=2))
+            request = Request(1, formula="C2H4O", sampler=Sampler(steps=2))
             found.append(sample_sizes(model, request, KeyedRandomness(0, [0]), sizes, None).pos)
         assert not any(torch.equal(one, other) for one, other in combinations(found, 2))
 
     def test_every_molecule_is_told_its_own(self, model, monkeypatch):
-        """Isomers in a batch, which is filled up, as each alone."""
+        """Isomers in a batch, which is filled up, as each alone; where no values are asked for, heavy atoms only."""
         model.data = with_compositions(model.data, ROWS)
         told, denoise = [], Model.denoise
 
@@ -226,7 +226,7 @@ class TestNetwork:
             return denoise(self, noisy, level, conditions, *rest)
 
         monkeypatch.setattr(Model, "denoise", spy)
-        request = Request(12, seed=3, sampler=Sampler(steps=2))
+        request = Request(12, seed=3, sampler=Sampler(steps=2), targets=(Target("gap", 5.0, 8.0),), guidance=1.0)
         _, sizes = draw_request(model.data, request, KeyedRandomness(3, range(12)))
         together = sample_attempts(model, request, range(12), batch_size=4).split()
         for size, heavy, composition in told:
@@ -239,6 +239,9 @@ class TestNetwork:
             assert torch.equal(alone.pos, together[k].pos)
             assert told and all((heavy == sizes.heavy[k]).all() for _, heavy, _ in told)
             assert all((composition == torch.tensor(sizes.composition[k])).all() for *_, composition in told)
+        del told[:]
+        sample_attempts(model, replace(request, targets=()), [0])
+        assert told and all((heavy > 0).all() and not composition.any() for _, heavy, composition in told)
 
     def test_a_formula_is_told_to_all(self, model, monkeypatch):
         told, denoise = [], Model.denoise

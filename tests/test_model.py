@@ -11,7 +11,7 @@ import torch
 from conftest import with_compositions
 from safetensors.torch import load_file, save_file
 
-from moldiff.config import Config, NetworkConfig, ProcessConfig
+from moldiff.config import Config, NetworkConfig
 from moldiff.model import Model, symmetric
 from moldiff.model_file import DataInfo, ModelFileError
 from moldiff.schedules import NoiseLevel
@@ -94,7 +94,7 @@ class TestComposition:
 
 
 class TestWhatTheNetworkSees:
-    """The composition above a level, the number of heavy atoms at all levels; each molecule by its own."""
+    """Composition and number of heavy atoms, at all levels; each molecule by its own."""
 
     def told(self, model, molecules, sigma: list[float], **fields):
         level = NoiseLevel.free(molecules, torch.tensor(sigma))
@@ -104,15 +104,12 @@ class TestWhatTheNetworkSees:
     def seen(self, one, other) -> list[bool]:
         return (one != other).any(1).tolist()
 
-    @pytest.mark.parametrize("above", [0.5, 3.0])
-    def test_the_composition_above_a_level(self, model, exact, above):
-        model.config = dataclasses.replace(model.config, process=ProcessConfig(composition_above=above))
-        sigma = [0.01, above - 0.001, above, 20.0]
-        whole = self.told(model, exact, sigma)
-        none = torch.zeros(4, 4, dtype=torch.long)
-        assert self.seen(whole, self.told(model, exact, sigma, composition=none)) == [False, False, True, True]
+    def test_the_composition_at_every_level(self, model, exact):
+        sigma = [0.01, 0.499, 0.5, 20.0]
+        whole, none = self.told(model, exact, sigma), torch.zeros(4, 4, dtype=torch.long)
+        assert self.seen(whole, self.told(model, exact, sigma, composition=none)) == [True] * 4
         other = none + torch.tensor([5, 2, 0, 0])
-        assert self.seen(whole, self.told(model, exact, sigma, composition=other)) == [False, False, True, True]
+        assert self.seen(whole, self.told(model, exact, sigma, composition=other)) == [True] * 4
 
     def test_heavy_atoms_at_every_level(self, model, exact):
         sigma = [0.01, 0.499, 0.5, 20.0]
@@ -120,16 +117,6 @@ class TestWhatTheNetworkSees:
         assert (model.told_atoms(model.nothing_asked(4), exact).heavy != heavy).all()
         assert self.seen(whole, self.told(model, exact, sigma, heavy=heavy)) == [True] * 4
         assert self.seen(whole, self.told(model, exact, sigma, heavy=0 * heavy)) == [True] * 4
-
-    def test_the_level_is_that_of_what_is_free(self, model, exact):
-        """Where positions are known the tokens' noise decides; where all but one atom is fixed, that atom's."""
-        level = NoiseLevel.free(exact, torch.tensor([0.1, 0.1, 2.0, 2.0]))
-        level = dataclasses.replace(level, pos=torch.zeros_like(level.pos))
-        level.atom[2:, 1:] = 0
-        told = model.told_atoms(model.nothing_asked(4), exact)
-        seen = model.precondition(exact, level, told).condition
-        hidden = model.precondition(exact, level, told.without_composition(exact.size > 0)).condition
-        assert self.seen(seen, hidden) == [False, False, True, True]
 
     def test_nothing_is_told_by_default(self, model, exact):
         level = NoiseLevel.free(exact, torch.tensor([0.01, 0.5, 2.0, 20.0]))
@@ -141,11 +128,6 @@ class TestWhatTheNetworkSees:
         with torch.autocast("cpu", torch.bfloat16):
             assert model.network.embed_condition(inputs.condition).dtype == torch.bfloat16
             assert model.network.embed(inputs)[0].dtype == torch.float32
-
-    def test_the_default_level_is_saved(self, model, weights):
-        assert model.config.process.composition_above == 0.5
-        assert Model.load(weights).config.process.composition_above == 0.5
-        assert json.loads(json.dumps(model.config.to_dict()))["process"]["composition_above"] == 0.5
 
 
 class TestLoss:

@@ -134,17 +134,18 @@ def test_moments_of_positions(rule, grid):
 @pytest.mark.parametrize(
     ("rule", "limit"),
     [(ChurnedEuler(churn=0.0), 1), (Heun(), 1), (DPMSolver(churn=0.0), 1), (Ancestral(), 1),
-     (DPMSolver(), 0.9127**2), (ChurnedEuler(churn=0.8, high=3.0), 0.8815**2)],
+     (DPMSolver(churn=0.5), 0.9127**2), (DPMSolver(), 0.8659**2), (ChurnedEuler(churn=0.8, high=3.0), 0.8815**2)],
 )  # fmt: skip
 def test_many_steps_reach_the_data(rule, limit, grid):
     """The spread of the data, 1; a fixed churn takes steps that stay long, and so ends below it."""
     assert variance_of(rule, Sampler(4000, grid=grid).sigmas()) == pytest.approx(limit, abs=0.005)
 
 
-def test_the_default_keeps_more_of_the_spread_than_churn_at_all_levels():
-    everywhere = ChurnedEuler(churn=0.8, high=3.0)
-    assert variance_of(Sampler().rule, Sampler().sigmas()) > 0.95**2
-    assert variance_of(everywhere, Sampler(grid="arcsin").sigmas()) < 0.87**2
+def test_what_churn_costs_of_the_spread():
+    """At the default's levels, of normal data of unit variance: README.md tells what it is of molecules."""
+    found = [variance_of(DPMSolver(churn), Sampler().sigmas()) ** 0.5 for churn in (0.0, 0.5, 1.0)]
+    assert found == pytest.approx([0.998, 0.943, 0.873], abs=0.002)
+    assert variance_of(Sampler().rule, Sampler().sigmas()) ** 0.5 == pytest.approx(found[-1])
 
 
 @pytest.mark.parametrize("rule", [ChurnedEuler(churn=0.0), Heun(), DPMSolver(churn=0.0)], ids=["euler", "heun", "dpm"])

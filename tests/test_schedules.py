@@ -80,8 +80,8 @@ def test_grids_fall_from_end_to_end(name, steps):
 def test_grids_at_their_middle():
     assert float(log_grid(3, 4.0, 0.25)[1]) == pytest.approx(1.0)
     assert float(karras_grid(3, 4.0, 0.25, rho=2.0)[1]) == pytest.approx(((2 + 0.5) / 2) ** 2)
-    grid = staged_grid(101, 8.0, 0.003)
-    assert [float(grid[round(100 * share)]) for share, _ in STAGES] == pytest.approx([sigma for _, sigma in STAGES])
+    grid = staged_grid(1001, 8.0, 0.003)
+    assert [float(grid[round(1000 * share)]) for share, _ in STAGES] == pytest.approx([sigma for _, sigma in STAGES])
     assert torch.allclose(staged_grid(9, 0.02, 0.01), log_grid(9, 0.02, 0.01))  # between two stages
     grid = arcsin_grid(101, 4.0, 0.25)
     assert float(grid[50]) == pytest.approx(1.0)

@@ -253,26 +253,6 @@ def test_conditions_count_where_given(model, request_):
     assert_same_prediction(denoise(model, nothing), none)
 
 
-def test_the_composition_counts_above_its_level(model, request_):
-    """From the level on and not below, each molecule by its own in one batch; heavy atoms count at every level."""
-    above = model.config.process.composition_above
-    noisy, b = request_.noisy.centre(), len(request_.noisy)
-    free = NoiseLevel.free(noisy, torch.tensor([0.99 * above, above, 10 * above]))
-    before = request_.replace(noisy=noisy, level=free)
-    told = dataclasses.replace(request_.conditions, composition=torch.tensor([[3, 2, 1, 1]] * b))
-    before = before.replace(conditions=told)
-    others = dataclasses.replace(told, composition=torch.tensor([[2, 3, 2, 0]] * b))
-    hidden = told.without_composition(torch.ones(b) > 0)
-    for other in (others, hidden):
-        assert changed(model, before, before.replace(conditions=other)) == [False, True, True]
-    counted = dataclasses.replace(told, heavy=told.heavy + 2)
-    assert changed(model, before, before.replace(conditions=counted)) == [True, True, True]
-    for sigma, expected in [(0.5 * above, [False] * b), (2 * above, [True] * b)]:
-        level = NoiseLevel.free(noisy, torch.full((b,), sigma))
-        one = before.replace(level=level)
-        assert changed(model, one, one.replace(conditions=hidden)) == expected
-
-
 def test_every_input_counts(model, request_):
     noisy, level = request_.noisy, request_.level
     bond = noisy.bond.clone()

@@ -345,7 +345,7 @@ class TestGeneration:
     def test_other_wishes_other_identifiers(self, trained):
         generator = load(trained, "cpu")
         first = [
-            next(generator.generate(1, steps=20, rejects=True, **wishes)).id
+            next(generator.generate(1, steps=50, rejects=True, **wishes)).id
             for wishes in ({}, {"fix": embed("C")}, {"fix": embed("O")}, {"like": embed("C=O")},
                            {"like": embed("C=O"), "strength": 0.9}, {"like": embed("C=O"), "fix": embed("O")})
         ]  # fmt: skip

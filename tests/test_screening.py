@@ -102,7 +102,7 @@ class TestScores:
 class TestGenerating:
     def test_the_funnel_shows_what_each_condition_removed(self, trained):
         generator = load(trained, "cpu")
-        outcomes = list(generator.generate(5, steps=6, filter=CONDITIONS, unique=True, max_attempts=60, rejects=True))
+        outcomes = list(generator.generate(5, steps=8, filter=CONDITIONS, unique=True, max_attempts=60, rejects=True))
         rejected = Counter(o.reason for o in outcomes if not isinstance(o, Record))
         tally = Tally()
         for each in outcomes:

@@ -151,9 +151,10 @@ class SizeDraw:
             self._keep(self._within(*heavy))
         self.told = True
         if known is not None and known.grows:
-            self._make_room(known, formula)
+            part = np.bincount(np.array(data.element_of)[known.molecule.atom[0].numpy()], minlength=len(self.is_heavy))
+            self._make_room(part, formula)
             if "H" in data.elements:
-                self.counts = self.counts * self._odds(known)
+                self.counts = self.counts * self._odds(known, int(part[self.is_heavy].sum()))
 
     @property
     def heavy(self) -> Integer[np.ndarray, " rows"]:
@@ -183,9 +184,8 @@ class SizeDraw:
             raise RequestError(f"{asked}: no training molecule has that many heavy atoms; widen the range")
         return possible
 
-    def _make_room(self, known: Known, formula: str | None) -> None:
-        """Keep the compositions that hold what is known and a heavy atom more."""
-        part = np.bincount(np.array(self.data.element_of)[known.molecule.atom[0].numpy()], minlength=len(self.is_heavy))
+    def _make_room(self, part: Integer[np.ndarray, " elements"], formula: str | None) -> None:
+        """Keep the compositions that hold what is known, ``part``, and a heavy atom more."""
         heavy = int(part[self.is_heavy].sum())
         if formula is not None and not ((self.composition >= part).all() and self.heavy[0] > heavy):
             raise RequestError(f"--formula {formula}: no room for the known part and more; take a larger formula")
@@ -199,9 +199,8 @@ class SizeDraw:
         self.told = bool(holds.any())
         self._keep(holds if self.told else larger)
 
-    def _odds(self, known: Known) -> Float[np.ndarray, " rows"]:
+    def _odds(self, known: Known, heavy: int) -> Float[np.ndarray, " rows"]:
         elements = [self.data.elements[k] for k in self.data.element_of]
-        heavy = sum(elements[k] != "H" for k in known.molecule.atom[0].tolist())
         sizes = np.stack([self.heavy, self.composition[:, ~self.is_heavy].sum(1)], 1)
         valence = mean_valence(elements, self.data.atom_marginal)
         return size_odds(known, heavy, sizes, np.array(self.data.size_histogram), valence)

@@ -70,8 +70,8 @@ class Predictor(TrainedNetwork):
 
     def elements(self, molecules: Molecules) -> Tensor:
         """Tokens without their charges: the first token of the same element, (b, n)."""
-        names = [name.rstrip("+-") for name in self.data.vocabulary]
-        first = torch.tensor([names.index(name) for name in names], device=molecules.device)
+        of = self.data.element_of
+        first = torch.tensor([of.index(element) for element in of], device=molecules.device)
         return first[molecules.atom.long()]
 
     def loss(

@@ -102,15 +102,17 @@ def mean_valence(elements: Sequence[str], shares: Sequence[float]) -> float:
     return sum(v * w for v, w in heavy) / sum(w for _, w in heavy)
 
 
-def to_rdkit(molecules: Molecules, vocabulary: Sequence[str]) -> list[Chem.Mol]:
+def to_rdkit(molecules: Molecules, vocabulary: Sequence[str], hydrogens: str = "explicit") -> list[Chem.Mol]:
     """Exactly the given atoms, charges, Kekulé bonds and coordinates (Å, one conformer): no sanitising, no repair.
 
     Atoms carry the no-implicit-hydrogens flag, so that RDKit never completes a valence that the model left open.
+    ``hydrogens``: "implicit" for molecules of a model without them, which get them by :func:`with_hydrogens`.
     """
     atoms = [_atom(*parse_token(name)) for name in vocabulary]
     molecules = molecules.to("cpu")
     fields = (molecules.mask, molecules.pos.double(), molecules.atom, molecules.bond)
-    return [_mol(atoms, *arrays) for arrays in zip(*(f.numpy() for f in fields), strict=True)]
+    mols = [_mol(atoms, *arrays) for arrays in zip(*(f.numpy() for f in fields), strict=True)]
+    return [with_hydrogens(mol) for mol in mols] if hydrogens == "implicit" else mols
 
 
 def _atom(symbol: str, charge: int) -> Chem.Atom:

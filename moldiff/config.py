@@ -162,6 +162,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": TINY,
         "train": dict(steps=20_000, batch=128, lr=2e-3),
     },
+    # three layers more: `--init-from` adds them to a trained leads-tiny
+    "leads-deep": {
+        "network": {**TINY, "options": {**TINY["options"], "layers": 9}},
+        "train": dict(steps=20_000, batch=128, lr=2e-3),
+    },
     # and that of qm9-small
     "leads-small": {
         "network": SMALL,

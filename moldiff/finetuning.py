@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moldiff.config import Config
+from moldiff.config import Config, NetworkConfig
 from moldiff.datasets.prepared import Split
 from moldiff.denoisers.layers import PER_ELEMENT
+from moldiff.denoisers.transformer import TransformerConfig
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.training_state import TrainingError
@@ -102,20 +103,37 @@ def translate(split: Split, info: DataInfo, adapted: DataInfo) -> Split:
 
 
 def start_from(model: Model, source: Model, path: Path) -> None:
-    """Give ``model`` the weights of ``source``, which knows the first of its tokens or all of them."""
+    """Give ``model`` the weights of ``source``, which knows the first of its tokens or all of them.
+
+    A transformer may have more layers than its source; they begin as the identity, so that its estimates are the source's.
+    """
     ours, theirs = model.config.network, source.config.network
-    if ours != theirs:
-        raise TrainingError(f"{path}: its network is {theirs}, here {ours}; leave --preset and --config out")
+    layers = _more_layers(ours, theirs)
+    if ours != theirs and not layers:
+        remedy = "leave --preset and --config out; only layers can be added, to a transformer"
+        raise TrainingError(f"{path}: its network is {theirs}, here {ours}; {remedy}")
     known = len(source.data.vocabulary)
     if known < len(model.data.vocabulary) and ours.kind == "tensor_product":
         raise TrainingError(f"{path}: --extend-vocabulary is not made for {ours.kind} networks; train from nothing")
     new = model.network.state_dict()
     elements = len(model.data.elements) - len(source.data.elements)
     weights = {}
+    if layers:
+        model.network.begin_as_identity(layers)
+        weights = dict(new)
     for name, old in source.network.state_dict().items():
         behind = 0 if old.shape == new[name].shape or name.startswith("embed_atom") else PER_ELEMENT * elements
         weights[name] = _grown(old, new[name], known, behind)
     model.network.load_state_dict(weights)
+
+
+def _more_layers(ours: NetworkConfig, theirs: NetworkConfig) -> int:
+    """Layers of their transformer if ours differs by having more of them, else 0."""
+    if not ours.kind == theirs.kind == "transformer":
+        return 0
+    mine, yours = (TransformerConfig(**network.options) for network in (ours, theirs))
+    only_layers = dataclasses.replace(yours, layers=mine.layers) == mine
+    return yours.layers if only_layers and mine.layers > yours.layers else 0
 
 
 def _grown(old: Tensor, new: Tensor, tokens: int, behind: int) -> Tensor:

@@ -202,8 +202,6 @@ class Generator:
             return
         with closing(self._raw(request, tally, workers, batch_size, tick)) as raw:
             for index, mol in raw:
-                if self.model.data.hydrogens == "implicit":
-                    mol = chem.with_hydrogens(mol)
                 identity = f"{self.name}-{key}-s{request.seed}-{index:08d}"
                 outcome = _judge(request, self.model.data.vocabulary, identity, index, mol, seen)
                 tally.add(outcome)
@@ -304,6 +302,7 @@ class Generator:
         else:
             crew = Here(partial(_work, self.model, batch_size, tick))
         windows = Windows(request, tally, workers, WINDOW[self.model.device.type])
+        data = self.model.data
         under_way: list[range] = []
         with crew:
             while True:
@@ -314,7 +313,8 @@ class Generator:
                     return
                 arrays = crew.result(lambda: tick(0.0))
                 molecules = Molecules(*map(torch.from_numpy, arrays))
-                yield from zip(under_way.pop(0), chem.to_rdkit(molecules, self.model.data.vocabulary), strict=True)
+                mols = chem.to_rdkit(molecules, data.vocabulary, data.hydrogens)
+                yield from zip(under_way.pop(0), mols, strict=True)
 
 
 def _judge(

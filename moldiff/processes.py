@@ -94,7 +94,7 @@ class Categorical:
         """Draw every free site anew: from the predicted endpoint, or with probability κ(σ') from π.
 
         It preserves marginals as :meth:`step` does, but nothing of the old tokens: what was drawn wrong at a high level is
-        not passed on to the geometry (README.md, "Results").
+        not passed on to the geometry (docs/experiments.md).
         """
         redraw = self.kappa(sigma_next)[..., None]
         drawn = draw_class(torch.lerp(probs, self.prior_probs.to(probs).expand_as(probs), redraw), uniform)

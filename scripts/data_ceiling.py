@@ -22,9 +22,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--json", type=Path, help="write every metric here")
     arguments = parser.parse_args()
-    vocabulary = read_meta(arguments.data)["vocabulary"]
+    meta = read_meta(arguments.data)
     buckets = read_split(arguments.data, arguments.split).buckets().values()
-    mols = [mol for molecules, _ in buckets for mol in to_rdkit(molecules, vocabulary)]
+    mols = [mol for molecules, _ in buckets for mol in to_rdkit(molecules, meta["vocabulary"], meta["hydrogens"])]
     found = moldiff.evaluate(
         mols, arguments.reference, protocol=arguments.protocol, strain=arguments.strain, jobs=arguments.jobs
     )

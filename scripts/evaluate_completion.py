@@ -71,15 +71,15 @@ def arguments() -> argparse.Namespace:
 
 def held_out(data: Path, split: str, choose: Callable[[np.ndarray], np.ndarray]) -> list[Mol]:
     """Valid molecules of a split with their reference geometries; ``choose``: which rows, told which are charged."""
-    vocabulary = read_meta(data)["vocabulary"]
+    meta = read_meta(data)
     molecules = read_split(data, split)
-    charged = molecules.having([k for k, name in enumerate(vocabulary) if chem.parse_token(name)[1]])
+    charged = molecules.having([k for k, name in enumerate(meta["vocabulary"]) if chem.parse_token(name)[1]])
     chosen = np.zeros(len(molecules), bool)
     chosen[choose(charged)] = True
     found: dict[int, Mol] = {}
     for batch, rows in molecules.select(chosen).buckets().values():
         batch = batch.replace(atom=batch.atom.long(), bond=batch.bond.long())
-        found |= dict(zip(rows.tolist(), chem.to_rdkit(batch, vocabulary), strict=True))
+        found |= dict(zip(rows.tolist(), chem.to_rdkit(batch, meta["vocabulary"], meta["hydrogens"]), strict=True))
     verdicts = [chem.check(found[k]) for k in sorted(found)]
     return [verdict.mol for verdict in verdicts if verdict.mol is not None]
 

@@ -152,8 +152,7 @@ class Study:
         with bar(f"guidance {weight:g}") as shown:
             task = shown.add_task("", total=len(sizes))
             molecules = sample_sizes(model, request, random, sizes, asked, tick=lambda work: shown.advance(task, work))
-        mols = chem.to_rdkit(molecules, model.data.vocabulary)
-        return molecules, [chem.with_hydrogens(m) for m in mols] if model.data.hydrogens == "implicit" else mols
+        return molecules, chem.to_rdkit(molecules, model.data.vocabulary, model.data.hydrogens)
 
 
 def molecules_of(split: Split) -> Molecules:

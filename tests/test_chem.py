@@ -283,6 +283,16 @@ class TestHydrogensOfModelsWithoutThem:
             0, abs=3
         )  # kcal/mol: hydrogens lie in a minimum, if not the lowest
 
+    def test_they_are_there_after_conversion(self):
+        """A script that forgot them once counted every lead-like molecule as a set of radicals."""
+        whole = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+        AllChem.EmbedMolecule(whole, randomSeed=1)
+        heavy = chem.from_rdkit([whole], VOCABULARY)
+        heavy = heavy.select([0]).replace(mask=heavy.mask & (heavy.atom != VOCABULARY.index("H")))
+        (bare,), (made,) = chem.to_rdkit(heavy, VOCABULARY), chem.to_rdkit(heavy, VOCABULARY, "implicit")
+        assert (bare.GetNumAtoms(), made.GetNumAtoms()) == (3, 9)
+        assert chem.check(made).reason is None and chem.check(bare).reason is not None
+
     def test_an_impossible_valence_is_refused_not_mended(self):
         heavy = self.bare("CC(C)(C)C")
         crowded = Chem.RWMol(heavy)

@@ -135,6 +135,30 @@ def test_sets_that_the_weights_do_not_know_are_refused(tmp_path, first, change, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("pair_every", [1, 2])
+def test_a_deeper_network_begins_with_the_estimates_of_its_source(pair_every):
+    info = DataInfo.from_meta(read_meta(DATA))
+    options = {**SMALL.options, "layers": 2, "pair_every": pair_every}
+    old, new, narrow = (
+        Model(dataclasses.replace(CONFIG, network=NetworkConfig("transformer", {**options, **other})), info)
+        for other in ({}, {"layers": 5}, {"layers": 5, "radial": 7})
+    )
+    for parameter in old.network.parameters():  # the outputs of an untrained network are zero
+        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+    start_from(new, old, Path("old"))
+    molecules, _ = read_split(DATA, "test").buckets()[18]
+    level = NoiseLevel.free(molecules.centre(), torch.ones(len(molecules)))
+    a, b = (m.denoise(molecules.centre(), level, m.nothing_asked(len(molecules))) for m in (old, new))
+    assert a.atom_logits.std() > 0.1
+    for ours, theirs in [(b.pos, a.pos), (b.atom_logits, a.atom_logits), (b.bond_logits, a.bond_logits)]:
+        assert torch.equal(ours, theirs)
+    b.pos.square().sum().backward()
+    assert all(block.from_pair.weight.grad.any() for block in new.network.blocks)
+    for fewer, source in [(old, new), (narrow, old)]:
+        with pytest.raises(TrainingError, match="only layers can be added"):
+            start_from(fewer, source, Path("old"))
+
+
 class TestNewTokens:
     """``--extend-vocabulary``: what the weights knew, they still do."""
 

@@ -16,7 +16,7 @@ from moldiff.generation import Record
 from moldiff.weights import shipped_models
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "data/README.md", "moldiff/weights/README.md", "CHANGELOG.md")
+DOCUMENTS = ("README.md", "data/README.md", "moldiff/weights/README.md", "CHANGELOG.md", "docs/experiments.md")
 PROGRAMS = {"moldiff": [], "generate-molecules": ["generate"]}  # what each puts before its arguments
 OPERATORS = {"&&", "||", "|", ";", ">", ">>", "<", "2>"}
 

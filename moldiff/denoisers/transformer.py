@@ -61,6 +61,11 @@ class Trunk(nn.Module):
         """The matrices inside the layers: those that orthogonalised updates suit."""
         return [p for name, p in self.blocks.named_parameters() if p.ndim == 2 and "table" not in name]
 
+    def begin_as_identity(self, first: int) -> None:
+        """Let the layers from ``first`` on pass everything unchanged, as far as they are freshly made."""
+        for block in self.blocks[first:]:
+            block.begin_as_identity()
+
     def features(
         self, inputs: NetworkInput
     ) -> tuple[Float[Tensor, "b n width"], Float[Tensor, "b n 3 vectors"], Float[Tensor, "b n n pair"]]:
@@ -141,6 +146,13 @@ class Block(nn.Module):
             self.norm_pair = nn.LayerNorm(c.pair_width)
             self.pair_up = nn.Linear(c.pair_width, 2 * c.pair_width)
             self.pair_down = zero_linear(2 * c.pair_width, c.pair_width)
+
+    def begin_as_identity(self) -> None:
+        """Zero what a new layer would add: its directions and its logits; its other branches begin at zero anyway."""
+        to_zero = [self.from_pair, self.pair_in] if self.update_pair else [self.from_pair]
+        for layer in to_zero:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x, v, z, modulation, unit, radial, bias) -> tuple[Tensor, Tensor, Tensor]:
         """Shapes: x (b,n,D), v (b,n,3,C), z (b,n,n,P), modulation (b,1,6,D), unit (b,n,n,3), bias (b,1,1,n)."""

@@ -342,7 +342,10 @@ class SameSize:
         else:
             template, free = r.known.template(len(filled), random.atoms, device)
         conditions = self.conditions(chosen).to(device)
-        return sample_filled(self.model, random, template, free, conditions, r.sampler, r.guides, r.guidance, self.tick)
+        return sample_filled(
+            self.model, random, template, free, conditions, r.sampler, r.guides, r.guidance, self.tick,
+            keep_composition=bool(conditions.composition.any()),
+        )  # fmt: skip
 
     def conditions(self, rows: Integer[np.ndarray, " b"]) -> Conditions:
         properties = self.model.data.properties

@@ -3,6 +3,7 @@
 Conversion never repairs: what the model said is what RDKit gets, and :func:`check` judges the whole molecule.
 """
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -334,14 +335,14 @@ def xyz_block(mol: Chem.Mol, comment: str) -> str:
 def strain(mol: Chem.Mol) -> float | None:
     """MMFF94s energy (kcal/mol) that a sanitised molecule with hydrogens loses on relaxing a copy for ≤ 500 steps.
 
-    None where MMFF94s has no parameters for an atom.
+    None where MMFF94s has no parameters for an atom, or no way down from atoms that lie on each other.
     """
     relaxed = relax(mol)
-    return None if relaxed is None else relaxed[0]
+    return None if relaxed is None or not math.isfinite(relaxed.released) else relaxed.released
 
 
 def relax(mol: Chem.Mol) -> Relaxed | None:
-    """:func:`strain` with the relaxed copy that it was measured on."""
+    """:func:`strain` with the relaxed copy that it was measured on; what is released is NaN where there is no way down."""
     copy = Chem.Mol(mol)
     with quiet():
         properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(copy, mmffVariant="MMFF94s")
@@ -349,7 +350,10 @@ def relax(mol: Chem.Mol) -> Relaxed | None:
         if not field:
             return None
         start = field.CalcEnergy()
-        converged = field.Minimize(maxIts=MAX_RELAXATION_STEPS) == 0
+        try:
+            converged = field.Minimize(maxIts=MAX_RELAXATION_STEPS) == 0
+        except RuntimeError:  # the line search of atoms that lie on each other
+            return Relaxed(math.nan, Chem.Mol(mol), start, False)
         return Relaxed(start - field.CalcEnergy(), copy, start, converged)
 
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
+from moldiff.composition import KeptComposition
 from moldiff.conditions import Conditions
 from moldiff.guidance import Guide, classifier_free, evaluations, guided
 from moldiff.model import Model
@@ -27,12 +28,13 @@ def filled_rows(count: int, atoms: int) -> list[int]:
 
 def sample_filled(
     model: Model, random: KeyedRandomness, template: Molecules, free: NoiseLevel, conditions: Conditions,
-    sampler: Sampler, guides: Sequence[Guide], guidance: float, tick: Tick,
+    sampler: Sampler, guides: Sequence[Guide], guidance: float, tick: Tick, keep_composition: bool = False,
 ) -> Molecules:  # fmt: skip
     """The free fields of a batch on the device, made; what is beyond the streams of ``random`` only fills it up.
 
     ``template``, ``free`` (1 where a field is made), ``conditions`` and ``guides`` have the rows of :func:`filled_rows`.
-    ``guidance``: weight of classifier-free guidance. Returns as many molecules as ``random`` has streams.
+    ``guidance``: weight of classifier-free guidance; ``keep_composition``: atoms are drawn to have that of ``conditions``.
+    Returns as many molecules as ``random`` has streams.
     """
     count, (total, atoms) = len(random.streams), template.mask.shape
     each = count / (sampler.evaluations * evaluations(bool(conditions.given.any()), guidance))
@@ -42,7 +44,9 @@ def sample_filled(
         return model.denoise(state, level, given, previous)
 
     denoiser = guided(classifier_free(denoise, conditions, guidance), guides)
-    made, _ = sample(denoiser, model.process, template, free, sampler, random.padded(total - count).of_size(atoms))
+    composition = KeptComposition(conditions.composition, model.data.element_of) if keep_composition else None
+    streams = random.padded(total - count).of_size(atoms)
+    made, _ = sample(denoiser, model.process, template, free, sampler, streams, composition)
     return made.select(slice(count))
 
 

@@ -14,11 +14,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from moldiff.composition import KeptComposition
 from moldiff.molecule import Molecules, Prediction
 from moldiff.processes import Categorical, Gaussian
 from moldiff.schedules import GRIDS, NoiseLevel
 
 Denoiser = Callable[[Molecules, NoiseLevel, Prediction | None], Prediction]
+
+KEPT_FROM = 0.05  # σ down to which an asked-for composition is kept; below, atoms may change where a valence is wrong
 
 
 @runtime_checkable
@@ -30,6 +33,8 @@ class Randomness(Protocol):
     def uniform(self) -> tuple[Float[Tensor, "b n"], Float[Tensor, "b n n"]]:
         """One number per atom and one per pair (mirrored)."""
         ...
+
+    def gumbel(self, classes: int) -> Float[Tensor, "b n {classes}"]: ...
 
 
 class KeyedRandomness:
@@ -75,6 +80,10 @@ class KeyedRandomness:
         pair[:, i, j] = pair[:, j, i] = draws[:, n:]
         return torch.from_numpy(draws[:, :n].copy()).to(self.device), torch.from_numpy(pair).to(self.device)
 
+    def gumbel(self, classes: int) -> Float[Tensor, "b n {classes}"]:
+        draws = np.stack([s.gumbel(size=(self.atoms, classes)).astype(np.float32) for s in self.streams])
+        return torch.from_numpy(draws).to(self.device)
+
 
 @dataclass
 class Run:
@@ -87,6 +96,7 @@ class Run:
     self_condition_below: float  # σ
     kernel: str = "redraw"  # how tokens move: redraw, step or posterior, see Categorical
     temperature: float = 1.0  # of the draws from the estimate
+    composition: KeptComposition | None = None
     previous: Prediction | None = None
     memory: dict[str, Tensor | float] = field(default_factory=dict)  # for multistep rules
     evaluations: int = 0  # per molecule
@@ -128,6 +138,8 @@ class Run:
         atom, bond = self.random.uniform()
         of = {name: getattr(self.process[name], kernel or self.kernel) for name in ("atom", "bond")}
         atoms, bonds = ((logits / self.temperature).softmax(-1) for logits in (x0.atom_logits, x0.bond_logits))
+        if self.composition is not None and sigma >= KEPT_FROM:
+            atoms = self.composition.draw(atoms, self.random.gumbel(atoms.shape[-1]))
         return state.replace(
             atom=of["atom"](state.atom, atoms, now.atom, then.atom, atom),
             bond=of["bond"](state.bond, bonds, now.bond, then.bond, bond),
@@ -277,16 +289,18 @@ def sample(
     free: NoiseLevel,
     sampler: Sampler,
     random: Randomness,
+    composition: KeptComposition | None = None,
 ) -> tuple[Molecules, int]:
     """Generate the free fields of ``template``; returns the molecules and the network evaluations per molecule.
 
     ``free``: 1 where a field is to be generated, 0 where it is known. What is known comes back exactly as it was given,
-    coordinates included; where no position is known, the molecule is centred on the origin.
+    coordinates included; where no position is known, the molecule is centred on the origin. ``composition``: to be kept
+    as long as shape and graph are open.
     The last evaluation gives positions and the most likely tokens together, so that geometry and graph agree.
     """
     # a molecule that is given is to be kept in part
     kernel = "step" if sampler.strength < 1 else "redraw"
-    run = Run(denoiser, process, free, random, sampler.self_condition_below, kernel, sampler.temperature)
+    run = Run(denoiser, process, free, random, sampler.self_condition_below, kernel, sampler.temperature, composition)
     sigmas = sampler.sigmas()
     centre = template.centre(free.fixed_pos)
     state = run.start(centre, sigmas[0], sampler.strength < 1)

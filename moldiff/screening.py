@@ -121,7 +121,7 @@ def _relaxation(mol: Mol) -> tuple[dict[str, Any], Mol | None]:
         return dict.fromkeys(RELAXATION_COLUMNS) | {"relaxed": "no: MMFF94s lacks parameters"}, None
     moved = relaxation(mol, found.mol, found.released)
     if moved.failure:
-        return dict.fromkeys(RELAXATION_COLUMNS) | {"relaxed": "no: the energy is not finite"}, None
+        return dict.fromkeys(RELAXATION_COLUMNS) | {"relaxed": "no: no minimum within reach of MMFF94s"}, None
     how = "MMFF94s" if found.converged else f"MMFF94s, not converged in {chem.MAX_RELAXATION_STEPS} steps"
     return {
         "energy_before": found.before, "energy_after": found.before - found.released, "strain": moved.energy,

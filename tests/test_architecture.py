@@ -13,7 +13,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 # A module imports from rows above its own, and within its row as long as there is no circle.
 ORDER = [
-    {"errors", "config", "molecule", "schedules", "files", "checkpoints", "weights", "citations", "workers", "filters"},
+    {"errors", "config", "molecule", "schedules", "files", "checkpoints", "weights", "citations", "workers", "filters"}
+    | {"composition"},
     {"conditions", "processes", "chem", "stereo", "tasks", "known"},
     {
         "denoisers",

@@ -12,6 +12,7 @@ from rdkit.Chem import AllChem
 
 from moldiff import chem
 from moldiff.datasets.prepared import read_meta, read_split
+from moldiff.metrics.strain import mmff_relaxation
 from moldiff.molecule import Molecules
 
 VOCABULARY = ("H", "C", "C-", "N", "N-", "N+", "O", "O-", "F")
@@ -258,6 +259,19 @@ def test_graph_keeps_the_order_of_the_smiles():
     assert graph.bond_order.sum() == 7
     assert graph.hydrogens.tolist() == [0] * 5
     assert chem.graph_from_smiles("C1CC") is None
+
+
+@pytest.mark.parametrize("spacing", [0.0, 1e-6])
+def test_atoms_on_top_of_each_other_have_no_strain(spacing):
+    """The energy is no number, or the line search of the minimiser gives up."""
+    mol = embedded("CC(=O)Nc1ccccc1")
+    lying = np.outer(np.arange(mol.GetNumAtoms()) * spacing, [1, 0, 0])
+    mol.GetConformer().SetPositions(lying)
+    relaxed = chem.relax(mol)
+    assert np.isnan(relaxed.released) and chem.strain(mol) is None
+    assert mmff_relaxation(mol).failure == "energy"
+    if spacing:
+        assert np.array_equal(relaxed.mol.GetConformer().GetPositions(), lying)
 
 
 class TestHydrogensOfModelsWithoutThem:

@@ -344,7 +344,7 @@ class SameSize:
         conditions = self.conditions(chosen).to(device)
         return sample_filled(
             self.model, random, template, free, conditions, r.sampler, r.guides, r.guidance, self.tick,
-            keep_composition=bool(conditions.composition.any()),
+            keep_composition=r.formula is not None,
         )  # fmt: skip
 
     def conditions(self, rows: Integer[np.ndarray, " b"]) -> Conditions:

@@ -256,7 +256,7 @@ class Sampler:
     sigma_max: float = 8.0
     sigma_min: float = 0.003
     self_condition_below: float = 1.0
-    temperature: float = 0.7
+    temperature: float = 1.0
     strength: float = 1.0
 
     def __post_init__(self):

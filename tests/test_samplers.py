@@ -36,6 +36,9 @@ class Batched:
         draw = torch.rand(self.shape[0], *self.shape[1:], 1 + self.shape[1], generator=self.generator).double()
         return draw[..., 0], draw[..., 1:].triu(1) + draw[..., 1:].triu(1).transpose(1, 2)
 
+    def gumbel(self, classes: int):
+        return -(-torch.rand(*self.shape, classes, generator=self.generator).log()).log()
+
 
 class Doubles(KeyedRandomness):
     """The same numbers in double precision, the normals turned by an orthogonal matrix."""

@@ -1,0 +1,65 @@
+"""The scripts answer for themselves, take what the documents give them, and see what they measure."""
+
+import csv
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
+DOCUMENTS = ("README.md", "docs/experiments.md", "data/README.md", "moldiff/weights/README.md")
+
+
+def run(monkeypatch, name: str, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    monkeypatch.setenv("COLUMNS", "300")  # no option is cut off
+    code = None
+    try:
+        runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+    assert not code
+
+
+def documented() -> set[tuple[str, str]]:
+    """(script, option) of every command in the documents and in the scripts' own texts."""
+    texts = [(ROOT / name).read_text() for name in (*DOCUMENTS, *(f"scripts/{name}" for name in SCRIPTS))]
+    found = set()
+    for command in re.findall(r"python scripts/(\w+\.py[^\n`]*)", "\n".join(texts)):
+        name, *words = re.split(r" (?:&&|\||;|#)", command)[0].split()
+        found |= {(name, word) for word in words if word.startswith("--")}
+    return found
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_tells_every_documented_option(monkeypatch, capsys, name):
+    run(monkeypatch, name, "--help")
+    shown = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    assert "--help" in shown or "-h" in shown
+    assert {option for script, option in documented() if script == name} <= shown
+
+
+def test_documents_name_scripts_that_exist():
+    assert {script for script, _ in documented()} <= set(SCRIPTS)
+    assert ("sweep_sampler.py", "--steps") in documented()
+
+
+def test_a_sweep_adds_the_rows_that_are_missing(monkeypatch, tmp_path, trained):
+    output = tmp_path / "sweep.csv"
+    fixed = [str(trained), "-o", str(output), "-n", "12", "--strain", "2"]
+    run(monkeypatch, "sweep_sampler.py", *fixed, "--steps", "6")
+    first = output.read_text()
+    run(monkeypatch, "sweep_sampler.py", *fixed, "--steps", "6", "8")
+    assert output.read_text().startswith(first)
+    rows = list(csv.DictReader(output.open()))
+    assert [row["steps"] for row in rows] == ["6", "8"]
+    assert all(0 < float(row["accepted"]) <= float(row["valid_connected"]) for row in rows)
+
+
+def test_a_sweep_sees_the_hydrogens_of_lead_like_molecules(monkeypatch, tmp_path):
+    output = tmp_path / "sweep.csv"
+    run(monkeypatch, "sweep_sampler.py", "leads", "-o", str(output), "-n", "2", "--strain", "1", "--steps", "30")
+    assert float(next(csv.DictReader(output.open()))["accepted"]) > 0

@@ -31,6 +31,11 @@ class ProcessConfig:
     sigma_mean: float = -1.2  # of ln σ in training
     sigma_std: float = 1.4
     sigma_tail: float = 0.1  # share of log-uniform σ
+    temperature: float = 0.7  # of token draws in sampling
+
+    def __post_init__(self):
+        if not self.temperature > 0:
+            raise ConfigError(f"process.temperature = {self.temperature}: must be positive")
 
 
 @dataclass(frozen=True)
@@ -160,16 +165,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     # the network of qm9-tiny for lead-like molecules of up to 27 heavy atoms, hydrogens left out
     "leads-tiny": {
         "network": TINY,
+        "process": dict(temperature=1.0),
         "train": dict(steps=20_000, batch=128, lr=2e-3),
     },
     # three layers more: `--init-from` adds them to a trained leads-tiny
     "leads-deep": {
         "network": {**TINY, "options": {**TINY["options"], "layers": 9}},
+        "process": dict(temperature=1.0),
         "train": dict(steps=20_000, batch=128, lr=2e-3),
     },
     # and that of qm9-small
     "leads-small": {
         "network": SMALL,
+        "process": dict(temperature=1.0),
         "train": dict(steps=60_000, batch=256, lr=1.5e-3, warmup=1000),
     },
     # EDM's network (9 layers of 256) on this process: the baseline of the benchmark

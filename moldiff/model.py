@@ -34,8 +34,8 @@ class Model(TrainedNetwork):
         p = config.process
         self.process: dict[str, Gaussian | Categorical] = {
             "pos": Gaussian(data.coordinate_std),
-            "atom": Categorical(_prior(data.atom_marginal, p.marginal_share), p.sigma_c_atom),
-            "bond": Categorical(_prior(data.bond_marginal, p.marginal_share), p.sigma_c_bond),
+            "atom": Categorical(_prior(data.atom_marginal, p.marginal_share), p.sigma_c_atom, p.temperature),
+            "bond": Categorical(_prior(data.bond_marginal, p.marginal_share), p.sigma_c_bond, p.temperature),
         }
 
     def denoise(

@@ -52,10 +52,12 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Categorical:
-    """Atoms or bonds. ``prior_probs``: π; ``sigma_c``: the σ at which half of the sites are redrawn."""
+    """Atoms or bonds. ``prior_probs``: π; ``sigma_c``: the σ at which half of the sites are redrawn; ``temperature``: at
+    which samplers draw from an estimate."""
 
     prior_probs: Float[Tensor, " classes"]
     sigma_c: float = 1.0
+    temperature: float = 1.0
 
     def kappa(self, sigma: Tensor) -> Tensor:
         """Probability that a site has been redrawn from π at level σ."""

@@ -95,7 +95,7 @@ class Run:
     random: Randomness
     self_condition_below: float  # σ
     kernel: str = "redraw"  # how tokens move: redraw, step or posterior, see Categorical
-    temperature: float = 1.0  # of the draws from the estimate
+    temperature: float | None = None  # of the draws from the estimate, instead of the process's own
     composition: KeptComposition | None = None
     previous: Prediction | None = None
     memory: dict[str, Tensor | float] = field(default_factory=dict)  # for multistep rules
@@ -137,7 +137,10 @@ class Run:
         now, then = self.free.scaled(sigma), self.free.scaled(sigma_next)
         atom, bond = self.random.uniform()
         of = {name: getattr(self.process[name], kernel or self.kernel) for name in ("atom", "bond")}
-        atoms, bonds = ((logits / self.temperature).softmax(-1) for logits in (x0.atom_logits, x0.bond_logits))
+        atoms, bonds = (
+            (logits / (self.temperature or self.process[name].temperature)).softmax(-1)
+            for name, logits in (("atom", x0.atom_logits), ("bond", x0.bond_logits))
+        )
         if self.composition is not None and sigma >= KEPT_FROM:
             atoms = self.composition.draw(atoms, self.random.gumbel(atoms.shape[-1]))
         return state.replace(
@@ -247,7 +250,8 @@ class Sampler:
 
     Self-conditioning (arXiv 2208.04202) starts below a level: above it, an estimate is an average of many molecules,
     and one that sees the last such average shrinks towards it. Tokens of one step do not know of each other; at a
-    ``temperature`` below 1 they agree more often, since each is nearer to what is likeliest for it.
+    ``temperature`` below 1 they agree more often, since each is nearer to what is likeliest for it. Without one, it is
+    that of the weights.
     """
 
     steps: int = 50
@@ -256,13 +260,13 @@ class Sampler:
     sigma_max: float = 8.0
     sigma_min: float = 0.003
     self_condition_below: float = 1.0
-    temperature: float = 1.0
+    temperature: float | None = None
     strength: float = 1.0
 
     def __post_init__(self):
         if self.grid not in GRIDS:
             raise ValueError(f"grid {self.grid!r}: there are {', '.join(GRIDS)}")
-        if not self.temperature > 0:
+        if self.temperature is not None and not self.temperature > 0:
             raise ValueError(f"temperature {self.temperature}: must be positive")
 
     @property

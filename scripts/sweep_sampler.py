@@ -55,6 +55,7 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
     generator = load(options.model, options.device)
+    options.temperature = options.temperature or [generator.model.config.process.temperature]
     reference = activation_moments(options.reference.read_text().split()) if options.reference else None
     rows = read(options.output) if options.output.exists() else []
     missing = [settings for settings in combinations(generator, options) if key(settings) not in map(key, rows)]
@@ -86,7 +87,9 @@ def arguments() -> argparse.Namespace:
         default = getattr(rule, name)
         parser.add_argument(f"--{name}", type=float, nargs="+", default=[default], help="of the rules dpm and euler")
     parser.add_argument("--self-condition-below", type=float, nargs="+", default=[standard.self_condition_below])
-    parser.add_argument("--temperature", type=float, nargs="+", default=[standard.temperature], help="of token draws")
+    parser.add_argument(
+        "--temperature", type=float, nargs="+", default=[], help="of token draws [default: the weights' own]"
+    )
     parser.add_argument("--reference", type=Path, help="SMILES, one a line, for the FCD; needs moldiff[eval]")
     parser.add_argument("--sigma-max", type=float, nargs="+", default=[standard.sigma_max])
     parser.add_argument("--grid", nargs="+", choices=GRIDS, default=[standard.grid])

@@ -1,13 +1,15 @@
 """Every rule on every grid against denoisers whose answer is known."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from moldiff.config import Config, NetworkConfig
+from moldiff.config import Config, ConfigError, NetworkConfig, preset
+from moldiff.generation import load
 from moldiff.model import Model
 from moldiff.molecule import Molecules, Prediction
 from moldiff.processes import Categorical, Gaussian
@@ -209,11 +211,16 @@ def test_tokens_keep_their_marginal(rule):
     assert not molecules.bond.diagonal(dim1=1, dim2=2).any()
 
 
+@pytest.mark.parametrize("of", ["sampler", "process"])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_draws_follow_the_estimate_to_the_power_of_one_over_temperature(temperature):
+def test_draws_follow_the_estimate_to_the_power_of_one_over_temperature(temperature, of):
     count, atoms = 600, 8
     molecules = template(count, atoms)
-    run = Run(exact, PROCESS, everything_free(molecules), Batched(count, atoms), 0.0, temperature=temperature)
+    process = {"pos": PROCESS["pos"]} | {
+        name: replace(PROCESS[name], temperature=temperature) for name in ("atom", "bond")
+    }
+    processes, own = (PROCESS, temperature) if of == "sampler" else (process, None)
+    run = Run(exact, processes, everything_free(molecules), Batched(count, atoms), 0.0, temperature=own)
     estimate = Prediction(
         molecules.pos,
         ATOMS.double().log().expand(count, atoms, -1),
@@ -231,6 +238,13 @@ def test_draws_follow_the_estimate_to_the_power_of_one_over_temperature(temperat
 def test_a_temperature_is_positive(temperature):
     with pytest.raises(ValueError, match="must be positive"):
         Sampler(temperature=temperature)
+    with pytest.raises(ConfigError, match=r"process.temperature = .*: must be positive"):
+        preset("leads-tiny").override([f"process.temperature={temperature}"])
+
+
+def test_each_kind_of_data_has_its_temperature():
+    assert (preset("qm9-tiny").process.temperature, preset("leads-deep").process.temperature) == (0.7, 1.0)
+    assert [load(name).model.process["atom"].temperature for name in ("qm9", "leads")] == [0.7, 1.0]
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from moldiff.errors import RequestError
 
-ALIASES = {"qm9": "qm9-tiny", "leads": "leads-tiny"}  # the best set shipped for each kind of data
+ALIASES = {"qm9": "qm9-tiny", "leads": "leads-deep"}  # the best set shipped for each kind of data
 
 
 def shipped_models() -> dict[str, Path]:

@@ -111,7 +111,7 @@ def start_from(model: Model, source: Model, path: Path) -> None:
     layers = _more_layers(ours, theirs)
     if ours != theirs and not layers:
         remedy = "leave --preset and --config out; only layers can be added, to a transformer"
-        raise TrainingError(f"{path}: its network is {theirs}, here {ours}; {remedy}")
+        raise TrainingError(f"{path}: its network is {_told(theirs, ours)}, here {_told(ours, theirs)}; {remedy}")
     known = len(source.data.vocabulary)
     if known < len(model.data.vocabulary) and ours.kind == "tensor_product":
         raise TrainingError(f"{path}: --extend-vocabulary is not made for {ours.kind} networks; train from nothing")
@@ -125,6 +125,14 @@ def start_from(model: Model, source: Model, path: Path) -> None:
         behind = 0 if old.shape == new[name].shape or name.startswith("embed_atom") else PER_ELEMENT * elements
         weights[name] = _grown(old, new[name], known, behind)
     model.network.load_state_dict(weights)
+
+
+def _told(network: NetworkConfig, other: NetworkConfig) -> str:
+    """Its kind, and the options in which another of this kind differs."""
+    options = [
+        f"{k} {v}" for k, v in network.options.items() if network.kind == other.kind and v != other.options.get(k)
+    ]
+    return " with ".join([network.kind, *([", ".join(options)] if options else [])])
 
 
 def _more_layers(ours: NetworkConfig, theirs: NetworkConfig) -> int:

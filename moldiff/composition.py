@@ -30,9 +30,10 @@ class KeptComposition:
         likeliest = np.stack([tokens[scores[..., tokens].argmax(-1)] for tokens in self.tokens], -1)  # of each element
         scores = np.take_along_axis(scores, likeliest, -1)
         drawn = probs.argmax(-1)
-        for row in np.flatnonzero(self.counts.any(1)):
+        asked = self.counts.any(1)
+        for row in np.flatnonzero(asked):
             places = np.repeat(np.arange(len(self.tokens)), self.counts[row])
             atoms, chosen = linear_sum_assignment(scores[row][:, places], maximize=True)
             drawn[row] = torch.from_numpy(likeliest[row, atoms, places[chosen]])
-        kept = torch.from_numpy(self.counts.any(1)).to(probs.device)[:, None, None]
+        kept = torch.from_numpy(asked).to(probs.device)[:, None, None]
         return torch.where(kept, one_hot(drawn, probs.shape[-1]).to(probs), probs)

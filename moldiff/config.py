@@ -168,7 +168,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "process": dict(temperature=1.0),
         "train": dict(steps=20_000, batch=128, lr=2e-3),
     },
-    # three layers more: `--init-from` adds them to a trained leads-tiny
+    # three layers more, which `--init-from` adds to weights of leads-tiny
     "leads-deep": {
         "network": {**TINY, "options": {**TINY["options"], "layers": 9}},
         "process": dict(temperature=1.0),

@@ -115,12 +115,11 @@ def start_from(model: Model, source: Model, path: Path) -> None:
     known = len(source.data.vocabulary)
     if known < len(model.data.vocabulary) and ours.kind == "tensor_product":
         raise TrainingError(f"{path}: --extend-vocabulary is not made for {ours.kind} networks; train from nothing")
-    new = model.network.state_dict()
-    elements = len(model.data.elements) - len(source.data.elements)
-    weights = {}
     if layers:
         model.network.begin_as_identity(layers)
-        weights = dict(new)
+    new = model.network.state_dict()
+    elements = len(model.data.elements) - len(source.data.elements)
+    weights = dict(new)
     for name, old in source.network.state_dict().items():
         behind = 0 if old.shape == new[name].shape or name.startswith("embed_atom") else PER_ELEMENT * elements
         weights[name] = _grown(old, new[name], known, behind)

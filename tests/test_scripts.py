@@ -4,13 +4,11 @@ import csv
 import re
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
+from test_readme import DOCUMENTS, ROOT
 
-ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
-DOCUMENTS = ("README.md", "docs/experiments.md", "data/README.md", "moldiff/weights/README.md")
 
 
 def run(monkeypatch, name: str, *arguments: str) -> None:

@@ -5,12 +5,12 @@ Step k of seed s is a function of (weights, optimiser state, s, k) alone: batch 
 Several processes: start under ``torchrun``; gradients are averaged, each process takes its share of the batch.
 """
 
-import atexit
 import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +62,18 @@ def train(
         TrainingError: the run exists already (and ``resume`` is off), does not fit the data or configuration, or the loss
             stopped being finite; in that case the last good checkpoint is kept.
     """
-    rank, world = _join_processes()
-    run, device = Path(run), torch.device(device)
+    with _processes() as (rank, world):
+        return _train(
+            Path(data), Path(run), config, rank, world, resume, init_from, extend_vocabulary, torch.device(device),
+            max_seconds, progress,
+        )  # fmt: skip
+
+
+def _train(
+    data: Path, run: Path, config: Config, rank: int, world: int, resume: bool, init_from: Path | None, extend: bool,
+    device: torch.device, max_seconds: float | None, progress: Callable[[dict[str, Any]], None] | None,
+) -> Path:  # fmt: skip
+    """:func:`train` in one of several processes."""
     meta = read_meta(data)
     splits = {name: read_split(data, name) for name in ("train", "valid") if name == "train" or config.train.patience}
     if len(splits.get("valid", [0])) == 0:
@@ -71,7 +81,7 @@ def train(
     if resume:
         state = _continued(run, meta, config, device)
     else:
-        state = _begun(run, meta, config, [*splits.values()], init_from, extend_vocabulary, device)
+        state = _begun(run, meta, config, [*splits.values()], init_from, extend, device)
     if config.train.compile:
         compile_layers(state.model.network)
     if rank == 0:
@@ -296,11 +306,19 @@ def ema_exponent(width: float) -> float:
     return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
 
 
-def _join_processes() -> tuple[int, int]:
-    """(rank, world size) as ``torchrun`` set them, else (0, 1)."""
+@contextmanager
+def _processes() -> Iterator[tuple[int, int]]:
+    """(rank, number of processes) as ``torchrun`` set them, else (0, 1).
+
+    They end together: one that ends while the group's threads run aborts, and then ``torchrun`` stops the others, which
+    may be writing still.
+    """
     if "RANK" not in os.environ:
-        return 0, 1
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        atexit.register(dist.destroy_process_group)  # its threads abort an interpreter that ends before them
-    return dist.get_rank(), dist.get_world_size()
+        yield 0, 1
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size()
+        dist.barrier()
+    finally:
+        dist.destroy_process_group()

@@ -3,7 +3,8 @@
     python scripts/train_gpu.py probe DATA --preset qm9-small
     python scripts/train_gpu.py piece DATA RUN --preset qm9-small --minutes 9 --set train.batch=512
 
-``probe`` measures molecules per second for batch sizes with and without compilation and says which to take. ``piece`` starts
+``probe`` measures molecules per second for batch sizes with and without compilation, and which share that is of what the
+device does in products of large matrices of the same precision. ``piece`` starts
 or continues RUN and stops in time, leaving the averaged weights and a checkpoint in files under 16 MiB each: carry RUN out,
 and in again for the next piece. Needs torch, numpy, safetensors and jaxtyping beside this package; RDKit is not used.
 """
@@ -16,14 +17,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from moldiff.batches import Batches, keyed_generator
 from moldiff.checkpoints import latest_checkpoint
+from moldiff.conditions import Conditions
 from moldiff.config import Config, preset
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.denoisers import compile_layers
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
-from moldiff.training import Batches, Loop, State, train
+from moldiff.training import Loop, train
+from moldiff.training_state import State
 
 
 def probe(data: Path, config: Config, device: str, batches: list[int], seconds: float) -> None:
@@ -33,6 +38,8 @@ def probe(data: Path, config: Config, device: str, batches: list[int], seconds: 
     print(
         f"{config.preset} on {torch.cuda.get_device_name() if device == 'cuda' else device}, {config.train.precision}"
     )
+    peak = _matrix_flops(device, config)
+    each = _step_flops(Model(config, info).to(device), resident)
     for compiled, batch in itertools.product((False, True), batches):
         settings = replace(config, train=replace(config.train, batch=batch, compile=compiled))
         torch._dynamo.reset()
@@ -43,10 +50,38 @@ def probe(data: Path, config: Config, device: str, batches: list[int], seconds: 
             loop = Loop(State.begin(model), settings.train, resident, Path(folder), 0, 1, None)
             first = _timed(loop, device, steps=3)[1]
             seen, took = _timed(loop, device, seconds=seconds)
-        peak = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device == "cuda" else ""
+        memory = f", {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB" if device == "cuda" else ""
+        rate = each * seen / took
         print(
-            f"compile {compiled!s:5} batch {batch:5}: {seen / took:8.0f} molecules/s, first steps {first:.0f} s{peak}"
+            f"compile {compiled!s:5} batch {batch:5}: {seen / took:8.0f} molecules/s, {rate / 1e9:.0f} GFLOP/s, "
+            f"{rate / peak:.0%} of {peak / 1e9:.0f}; first steps {first:.0f} s{memory}"
         )
+
+
+def _step_flops(model: Model, batches: Batches, count: int = 64, draws: int = 20) -> float:
+    """Floating-point operations of a training step for one molecule: of the matrix products, two a multiply-add."""
+    seen = 0
+    with FlopCounterMode(display=False) as counter:
+        for k in range(draws):  # of one size each
+            molecules, values = batches.draw(count, keyed_generator(k))
+            conditions = Conditions.from_physical(values, model.data.properties)
+            model.loss(molecules, conditions, keyed_generator(k, 1, device=molecules.device))["total"].backward()
+            seen += len(molecules)
+    return counter.get_total_flops() / seen
+
+
+def _matrix_flops(device: str, config: Config, size: int = 4096, seconds: float = 2.0) -> float:
+    """Floating-point operations a second in products of large square matrices."""
+    matrix = torch.ones(size, size, device=device, dtype=getattr(torch, config.train.precision))
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    _ = matrix @ matrix
+    wait()
+    count, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        _ = matrix @ matrix
+        wait()
+        count += 1
+    return count * 2 * size**3 / (time.perf_counter() - start)
 
 
 def _timed(loop: Loop, device: str, steps: int = 10**9, seconds: float = 1e9) -> tuple[int, float]:

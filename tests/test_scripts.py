@@ -13,6 +13,7 @@ SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py"))
 
 def run(monkeypatch, name: str, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", [name, *arguments])
+    monkeypatch.syspath_prepend(ROOT / "scripts")
     monkeypatch.setenv("COLUMNS", "300")  # no option is cut off
     code = None
     try:

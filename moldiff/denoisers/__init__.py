@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from moldiff.config import ConfigError, NetworkConfig
@@ -19,7 +20,12 @@ def build_network(config: NetworkConfig, sizes: Sizes) -> nn.Module:
 
 
 def compile_layers(network: nn.Module) -> None:
-    """By torch.compile, each layer for itself: those of a list share their code, so that one compilation serves all."""
+    """By torch.compile, each layer for itself: those of a list share their code, so that one compilation serves all.
+
+    They are few, but more than torch allows by default before it goes on without: with and without gradients, in the first
+    layer and later ones, for small and large batches.
+    """
+    torch._dynamo.config.recompile_limit = 64
     for child in network.children():
         if isinstance(child, nn.ModuleList):
             for layer in child:

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Integer
 from torch import Tensor
 
-from moldiff.chem import parse_token
 from moldiff.guidance import AllowedAtoms
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
@@ -59,16 +58,15 @@ def free_levels(molecules: Molecules, free: frozenset[str]) -> NoiseLevel:
     return NoiseLevel(**{name: getattr(every, name) * (name in free) for name in ("pos", "atom", "bond")})
 
 
-def same_element(vocabulary: Sequence[str], atom: Integer[Tensor, "b n"]) -> Bool[Tensor, "b n tokens"]:
-    """True for the tokens that are of the element of each atom."""
-    elements = [parse_token(name)[0] for name in vocabulary]
-    alike = torch.tensor([[one == other for other in elements] for one in elements], device=atom.device)
-    return alike[atom]
+def same_element(element_of: Sequence[int], atom: Integer[Tensor, "b n"]) -> Bool[Tensor, "b n tokens"]:
+    """True for the tokens that are of the element of each atom; ``element_of`` each token."""
+    element = torch.tensor(element_of, device=atom.device)
+    return element[atom][..., None] == element
 
 
 def element_token(data: DataInfo, symbol: str) -> int | None:
     """Some token of an element; None if the model has none."""
-    return next((k for k, name in enumerate(data.vocabulary) if parse_token(name)[0] == symbol), None)
+    return data.element_of.index(data.elements.index(symbol)) if symbol in data.elements else None
 
 
 def size_problem(data: DataInfo, heavy: int, atoms: int) -> str:
@@ -85,7 +83,7 @@ def _one_size(
     model: Model, template: Molecules, free: frozenset[str], sampler: Sampler, random: KeyedRandomness, tick: Tick
 ) -> Molecules:
     template = template.select(filled_rows(*template.mask.shape)).to(model.device)
-    restriction = [AllowedAtoms(same_element(model.data.vocabulary, template.atom))] if "atom" in free else []
+    restriction = [AllowedAtoms(same_element(model.data.element_of, template.atom))] if "atom" in free else []
     conditions = model.told_atoms(model.nothing_asked(len(template)), template)
     levels = free_levels(template, free)
     return sample_filled(model, random, template, levels, conditions, sampler, restriction, guidance=1.0, tick=tick)

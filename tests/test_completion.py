@@ -14,6 +14,7 @@ from moldiff.completion import (
     size_problem,
 )
 from moldiff.model import Model
+from moldiff.molecule import by_element
 from moldiff.samplers import Sampler
 
 FIELDS = ("mask", "pos", "atom", "bond")
@@ -94,7 +95,7 @@ def test_keys_differ():
 
 def test_atoms_keep_their_element():
     vocabulary = ("H", "C", "N", "N+", "O-")
-    allowed = same_element(vocabulary, torch.tensor([[0, 2, 3, 4]]))
+    allowed = same_element(by_element(vocabulary)[1], torch.tensor([[0, 2, 3, 4]]))
     assert allowed.int().tolist() == [[[1, 0, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]]
 
 

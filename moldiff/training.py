@@ -62,40 +62,34 @@ def train(
         TrainingError: the run exists already (and ``resume`` is off), does not fit the data or configuration, or the loss
             stopped being finite; in that case the last good checkpoint is kept.
     """
+    run, device = Path(run), torch.device(device)
     with _processes() as (rank, world):
-        return _train(
-            Path(data), Path(run), config, rank, world, resume, init_from, extend_vocabulary, torch.device(device),
-            max_seconds, progress,
-        )  # fmt: skip
-
-
-def _train(
-    data: Path, run: Path, config: Config, rank: int, world: int, resume: bool, init_from: Path | None, extend: bool,
-    device: torch.device, max_seconds: float | None, progress: Callable[[dict[str, Any]], None] | None,
-) -> Path:  # fmt: skip
-    """:func:`train` in one of several processes."""
-    meta = read_meta(data)
-    splits = {name: read_split(data, name) for name in ("train", "valid") if name == "train" or config.train.patience}
-    if len(splits.get("valid", [0])) == 0:
-        raise TrainingError(f"{data}: no held-out molecules; prepare it with --valid 0.1, or train with --patience 0")
-    if resume:
-        state = _continued(run, meta, config, device)
-    else:
-        state = _begun(run, meta, config, [*splits.values()], init_from, extend, device)
-    if config.train.compile:
-        compile_layers(state.model.network)
-    if rank == 0:
-        run.mkdir(parents=True, exist_ok=True)
-        with write_atomically(run / CONFIG) as temporary:
-            temporary.write_text(json.dumps(config.to_dict(), indent=1))
-    adapted = state.model.data
-    seen = {name: translate(split, DataInfo.from_meta(meta), adapted) for name, split in splits.items()}
-    held_out = HeldOut(state.model, seen["valid"], device, rank, world) if "valid" in seen else None
-    batches = Batches(seen["train"], len(adapted.properties), device)
-    Loop(state, config.train, batches, run, rank, world, progress, held_out).go(max_seconds)
-    if rank == 0:
-        state.shipped().save(run / WEIGHTS)
-    return run / WEIGHTS
+        meta = read_meta(data)
+        splits = {
+            name: read_split(data, name) for name in ("train", "valid") if name == "train" or config.train.patience
+        }
+        if len(splits.get("valid", [0])) == 0:
+            raise TrainingError(
+                f"{data}: no held-out molecules; prepare it with --valid 0.1, or train with --patience 0"
+            )
+        if resume:
+            state = _continued(run, meta, config, device)
+        else:
+            state = _begun(run, meta, config, [*splits.values()], init_from, extend_vocabulary, device)
+        if config.train.compile:
+            compile_layers(state.model.network)
+        if rank == 0:
+            run.mkdir(parents=True, exist_ok=True)
+            with write_atomically(run / CONFIG) as temporary:
+                temporary.write_text(json.dumps(config.to_dict(), indent=1))
+        adapted = state.model.data
+        seen = {name: translate(split, DataInfo.from_meta(meta), adapted) for name, split in splits.items()}
+        held_out = HeldOut(state.model, seen["valid"], device, rank, world) if "valid" in seen else None
+        batches = Batches(seen["train"], len(adapted.properties), device)
+        Loop(state, config.train, batches, run, rank, world, progress, held_out).go(max_seconds)
+        if rank == 0:
+            state.shipped().save(run / WEIGHTS)
+        return run / WEIGHTS
 
 
 def _begun(

@@ -310,9 +310,12 @@ def _processes() -> Iterator[tuple[int, int]]:
     if "RANK" not in os.environ:
         yield 0, 1
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    ours = not dist.is_initialized()  # else the caller's, who ends it
+    if ours:
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     try:
         yield dist.get_rank(), dist.get_world_size()
         dist.barrier()
     finally:
-        dist.destroy_process_group()
+        if ours:
+            dist.destroy_process_group()

@@ -316,9 +316,13 @@ class TestRefusals:
         [
             ("qm8", "qm8: format without suffix is not read; give .sdf "),
             ("absent.smi", "absent.smi: no such file"),
-            ("qm9 --column smiles", "qm9: only --archive, --jobs and --force go with it; leave the other options out"),
-            ("qm9 --neutralise", "qm9: only --archive, --jobs and --force go with it; leave the other options out"),
-            ("qm9 --limit 9", "qm9: only --archive, --jobs and --force go with it; leave the other options out"),
+            (
+                "qm9 --column smiles",
+                "qm9: only --archive, --hydrogens, --jobs and --force go with it; leave others out",
+            ),
+            ("qm9 --neutralise", "qm9: only --archive, --hydrogens, --jobs and --force go with it; leave others out"),
+            ("qm9 --hydrogens some", "--hydrogens some: choose explicit or implicit"),
+            ("qm9 --limit 9", "qm9: only --archive, --hydrogens, --jobs and --force go with it; leave others out"),
             ("moses a.smi", "moses: goes with no other source; give it alone"),
             ("moses --column smiles", "--column smiles: for tables only; leave it out with moses"),
             ("pdb-ligands --charge 1", "--charge 1: for XYZ files only; leave it out with pdb-ligands"),

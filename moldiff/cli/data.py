@@ -103,7 +103,7 @@ def prepare(
         if (output / "meta.json").exists() and not force:
             raise RequestError(f"-o {output}: holds a prepared set already; --force makes it again")
         if name == "qm9":
-            meta = _prepare_qm9(archive, output, jobs, force)
+            meta = _prepare_qm9(archive, output, jobs, force, hydrogens)
         else:
             meta = _prepare_library(_located(library, name, archive), output, jobs, force)
     _print_set(meta, output, time.monotonic() - started)
@@ -122,10 +122,12 @@ def _name_of(sources: list[str]) -> str:
 
 def _check_given(library: "Library", name: str, archive: Path | None) -> None:
     """Refuse options that do not go with the source."""
+    from moldiff.datasets.curation import Curation
     from moldiff.errors import RequestError
 
-    if name == "qm9" and library != type(library)(library.files):
-        raise RequestError("qm9: only --archive, --jobs and --force go with it; leave the other options out")
+    library.check()
+    if name == "qm9" and library != type(library)(library.files, curation=Curation(library.curation.hydrogens)):
+        raise RequestError("qm9: only --archive, --hydrogens, --jobs and --force go with it; leave others out")
     if not name and archive is not None:
         raise RequestError(f"--archive {archive}: for named sources only; leave it out")
     if name and library.column is not None:
@@ -155,11 +157,11 @@ def _vocabulary_of(model: str | None, hydrogens: str | None) -> tuple[tuple[str,
     return data.vocabulary, data.hydrogens
 
 
-def _prepare_qm9(archive: Path | None, output: Path, jobs: int | None, force: bool) -> dict[str, Any]:
+def _prepare_qm9(archive: Path | None, output: Path, jobs: int | None, force: bool, hydrogens: str) -> dict[str, Any]:
     from moldiff.datasets.qm9 import prepare_qm9
 
     with _progress_of("preparing") as report:
-        return prepare_qm9(archive, output, jobs, report, force)
+        return prepare_qm9(archive, output, jobs, report, force, hydrogens)
 
 
 def _prepare_library(library: "Library", output: Path, jobs: int | None, force: bool) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def curate(record: Record, options: Curation, fields: Sequence[str] = (), comput
     structure = _structure(mol)
     if options.hydrogens == "implicit":
         _check_implied(mol)
-        structure = _heavy(structure)
+        structure = structure.without_hydrogens()
     scaffold = MurckoScaffold.MurckoScaffoldSmiles(mol=Chem.RemoveHs(mol))
     return Curated(structure, identity, scaffold, origin, texts, compute(mol, computed))
 
@@ -256,20 +256,6 @@ def _check_implied(mol: Mol) -> None:
         k = next(k for k, counts in enumerate(zip(there, implied, strict=True)) if counts[0] != counts[1])
         text = f"atom {k + 1}, {bare.GetAtomWithIdx(k).GetSymbol()}, has {there[k]}, its valence implies {implied[k]}"
         raise Unusable("hydrogens", text)
-
-
-def _heavy(structure: Structure) -> Structure:
-    """Without hydrogens; the others keep their order."""
-    heavy = structure.number > 1
-    place = np.cumsum(heavy) - 1
-    bonds = heavy[structure.bond_index].all(1)
-    return structure._replace(
-        number=structure.number[heavy],
-        charge=structure.charge[heavy],
-        pos=structure.pos[heavy],
-        bond_index=place[structure.bond_index[bonds]].astype(np.int16),
-        bond_order=structure.bond_order[bonds],
-    )
 
 
 def to_json(found: Curated) -> dict[str, Any]:

@@ -51,6 +51,19 @@ class Structure(NamedTuple):
         """(atomic number, charge) of every atom."""
         return list(zip(self.number.tolist(), self.charge.tolist(), strict=True))
 
+    def without_hydrogens(self) -> "Structure":
+        """The other atoms, in their order, and the bonds between them."""
+        heavy = self.number > 1
+        place = np.cumsum(heavy) - 1
+        bonds = heavy[self.bond_index].all(1)
+        return self._replace(
+            number=self.number[heavy],
+            charge=self.charge[heavy],
+            pos=self.pos[heavy],
+            bond_index=place[self.bond_index[bonds]].astype(np.int16),
+            bond_order=self.bond_order[bonds],
+        )
+
 
 @dataclass(frozen=True)
 class Split:

@@ -83,12 +83,15 @@ def prepare_qm9(
     jobs: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     force: bool = False,
+    hydrogens: str = "explicit",
 ) -> dict:
     """Build the prepared set in ``directory`` and return its metadata, with the counts of read, kept and dropped.
 
     ``archive``: a qm9pack wheel, a CSV file in its format, or figshare's ``dsgdb9nsd.xyz.tar.bz2``; None reads the
     installed package's files. ``jobs``: processes (default: one per CPU); the result does not depend on it.
     ``progress``: called with (done, total). ``force``: remove first what another set, or work on one, has left there.
+    ``hydrogens``: "implicit" leaves them out; in all of QM9 the valences of the others imply them. Molecules of fewer than two
+    atoms are then dropped as ``too small``.
     Raises :class:`QM9Error` when there is no readable source.
     """
     rows, source = read_rows(archive)
@@ -96,7 +99,14 @@ def prepare_qm9(
     records = convert_all(rows, jobs or os.cpu_count() or 1, progress)
     if force:
         discard(Path(directory))
-    return write_set(Path(directory), rows, names, records, source)
+    if hydrogens == "implicit":
+        records = [record if isinstance(record, str) else _heavy(record) for record in records]
+    return write_set(Path(directory), rows, names, records, {"hydrogens": hydrogens, **source})
+
+
+def _heavy(record: Structure) -> Structure | str:
+    heavy = record.without_hydrogens()
+    return heavy if len(heavy.number) > 1 else "too small"
 
 
 def read_rows(archive: Path | None) -> tuple[list[Row], dict]:
@@ -330,7 +340,7 @@ def write_set(
 ) -> dict:
     """Write the prepared set of the records that are no drop reasons; returns its metadata.
 
-    ``names``: (rows,) index into SPLITS. ``source``: what the metadata says of the origin, as from :func:`read_rows`.
+    ``names``: (rows,) index into SPLITS. ``source``: what the metadata says of the hydrogens and of the origin.
     """
     kept = [k for k, record in enumerate(records) if not isinstance(record, str)]
     if not kept:
@@ -347,7 +357,6 @@ def write_set(
     meta = {
         "name": "qm9",
         "vocabulary": vocabulary,
-        "hydrogens": "explicit",
         **learned_from([train], vocabulary, [(name, unit) for name, unit, *_ in PROPERTIES]),
         **source,
         "counts": _counts(rows, records),

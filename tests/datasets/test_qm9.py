@@ -231,6 +231,22 @@ def test_result_does_not_depend_on_processes(tmp_path, monkeypatch):
     }
 
 
+def test_hydrogens_can_be_left_out(tmp_path, rows):
+    meta = qm9.prepare_qm9(TABLE, tmp_path, jobs=1, hydrogens="implicit")
+    assert meta["hydrogens"] == "implicit" and "H" not in meta["vocabulary"]
+    alone = {index for index, row in rows.items() if sum(s != "H" for s in parsed_symbols(row)) == 1}
+    assert alone and set(meta["counts"]["dropped_rows"]["too small"]) == alone
+    for name in SPLITS:
+        split = read_split(tmp_path, name)
+        for size, (molecules, places) in split.buckets().items():
+            for mol, place in zip(
+                chem.to_rdkit(molecules, meta["vocabulary"], "implicit"), places.tolist(), strict=True
+            ):
+                row = rows[int(split.source[place])]
+                assert size == sum(symbol != "H" for symbol in parsed_symbols(row))
+                assert sorted(a.GetSymbol() for a in mol.GetAtoms()) == sorted(parsed_symbols(row))
+
+
 def test_what_another_set_left_there_goes_when_told_to(tmp_path):
     (tmp_path / "dropped.csv").write_text("file,row\n")
     (tmp_path / ".work").mkdir()

@@ -7,7 +7,7 @@ arithmetic on one molecule does not depend on its batch.
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Integer
 
 from moldiff.chem import mean_valence
 from moldiff.conditions import Conditions, Target, check_targets, draw_values
-from moldiff.config import GUIDANCE
+from moldiff.config import GUIDANCE, Config
 from moldiff.errors import RequestError
 from moldiff.formula import composition_of
 from moldiff.guidance import Guide, evaluations
@@ -25,7 +25,7 @@ from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.one_size import BATCH, Tick, filled_rows, one_thread, sample_filled
-from moldiff.samplers import QUALITIES, KeyedRandomness, Sampler
+from moldiff.samplers import KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
 from moldiff.screening import Screen
 
@@ -97,18 +97,17 @@ class Request:
         return self.max_attempts or 10 * self.n + 100
 
 
-def choose_sampler(quality: str | None, steps: int | None) -> Sampler:
-    """A named quality, or the default sampler with another number of steps; neither: the default.
+def choose_sampler(config: Config, quality: str | None, steps: int | None) -> Sampler:
+    """A named quality of the weights with this configuration, or another number of steps; neither: balanced.
 
     Raises RequestError for both at once and for an unknown name.
     """
-    if quality is None:
-        return Sampler() if steps is None else Sampler(steps)
-    if quality not in QUALITIES:
-        raise RequestError(f"--quality {quality}: there are {', '.join(QUALITIES)}")
-    if steps is not None:
+    evaluations = asdict(config.quality)
+    if quality is not None and quality not in evaluations:
+        raise RequestError(f"--quality {quality}: there are {', '.join(evaluations)}")
+    if quality is not None and steps is not None:
         raise RequestError(f"--quality {quality} --steps {steps}: a quality sets the steps; give one of the two")
-    return QUALITIES[quality]
+    return Sampler(evaluations[quality or "balanced"] if steps is None else steps)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from rdkit.Chem import Mol
 from moldiff import chem, stereo
 from moldiff.attempts import Request, choose_sampler
 from moldiff.completion import CONFORMER, MAX_ATTEMPTS, complete, size_problem
+from moldiff.config import Config
 from moldiff.datasets import records
 from moldiff.datasets.curation import Curation, Unusable, read_graph
 from moldiff.errors import RequestError
@@ -146,16 +147,17 @@ def conformers(
     steps: int | None = None, max_attempts: int | None = None,
 ) -> Iterator[Conformer]:  # fmt: skip
     """See :meth:`moldiff.generation.Generator.conformers`."""
-    request = conformers_request(n, seed, quality, steps, max_attempts)
+    request = conformers_request(generator.model.config, n, seed, quality, steps, max_attempts)
     request.check(generator.model)
     return _flat(ensembles(generator, _sources(mols), request), n)
 
 
 def conformers_request(
-    n: int, seed: int = 0, quality: str | None = None, steps: int | None = None, max_attempts: int | None = None
-) -> Request:
-    """``n`` conformers of each molecule."""
-    sampler = replace(choose_sampler(quality, steps), self_condition_below=SELF_CONDITION_BELOW)
+    config: Config, n: int, seed: int = 0, quality: str | None = None, steps: int | None = None,
+    max_attempts: int | None = None,
+) -> Request:  # fmt: skip
+    """``n`` conformers of each molecule, by the weights with this configuration."""
+    sampler = replace(choose_sampler(config, quality, steps), self_condition_below=SELF_CONDITION_BELOW)
     return Request(n, seed, sampler, max_attempts=max_attempts)
 
 

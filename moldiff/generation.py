@@ -166,8 +166,8 @@ class Generator:
         Raises:
             RequestError: at once, if the model cannot do this.
         """
-        if quality is not None or steps is not None:
-            options["sampler"] = choose_sampler(quality, steps)
+        if "sampler" not in options or quality is not None or steps is not None:
+            options["sampler"] = choose_sampler(self.model.config, quality, steps)
         sizes = (heavy_atoms, heavy_atoms) if isinstance(heavy_atoms, int) else heavy_atoms
         ranges = {k: v if isinstance(v, tuple) else (v, v) for k, v in (targets or {}).items()}
         options["targets"] = tuple(read_target(f"{k}={low!r}:{high!r}") for k, (low, high) in ranges.items())

@@ -282,10 +282,6 @@ class Sampler:
         return GRIDS[self.grid](self.steps, self.sigma_max, self.sigma_min).tolist()[-self._levels :]
 
 
-# What each costs and gives is in README.md, "Results".
-QUALITIES = {"fast": Sampler(30), "balanced": Sampler(), "best": Sampler(100)}
-
-
 def sample(
     denoiser: Denoiser,
     process: dict[str, Gaussian | Categorical],

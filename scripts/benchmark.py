@@ -93,9 +93,11 @@ def main() -> None:
 
 
 def named_model(name: str) -> Model:
-    """A shipped model, a weights file, or a preset at random weights on the data of the shipped QM9 model."""
+    """A shipped model, a weights file, or a preset at random weights on QM9 with all its atoms, as EDM has it."""
     if name in PRESETS and name not in shipped_models():
-        data = load("qm9").model.data if "qm9" in shipped_models() else DataInfo.from_meta(read_meta(SAMPLE))
+        data = (
+            load("qm9-atoms").model.data if "qm9-atoms" in shipped_models() else DataInfo.from_meta(read_meta(SAMPLE))
+        )
         torch.manual_seed(0)
         return Model(preset(name), data, {"random": True}).requires_grad_(False).eval()
     return load(name, "cpu").model

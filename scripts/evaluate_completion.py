@@ -114,7 +114,7 @@ def ours(
     flat = [Chem.Mol(mol) for mol in references]
     for mol in flat:
         mol.RemoveAllConformers()
-    request = conformers_request(options.conformers, options.seed, steps=steps)
+    request = conformers_request(generator.model.config, options.conformers, options.seed, steps=steps)
     found = list(ensembles(generator, records_of(flat), request))
     total = sum(e.attempts for e in found)
     rejected = {k: sum(e.rejected[k] for e in found) for k in sorted(set().union(*(e.rejected for e in found)))}

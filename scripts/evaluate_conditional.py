@@ -10,7 +10,8 @@ test split of the prepared set), one property is asked for at a time, and what c
 
 Beside the MAE there is what bounds it:
 
-* ``real``: that of the predictor on the very test molecules whose values are asked for (EDM's lower bound);
+* ``real``: that of the predictor on the very test molecules whose values are asked for (EDM's lower bound), their hydrogens
+  put on as for the generated ones where the model leaves them to valence;
 * ``#atoms``: the mean of the training molecules with as many atoms taken for the value;
 * ``shuffled``: another test molecule's value taken for it (EDM's upper bound).
 
@@ -45,7 +46,7 @@ from moldiff.predictor import Predictor
 from moldiff.samplers import KeyedRandomness
 from moldiff.terminal import bar, one_line_errors
 
-Measure = Callable[[Molecules, list[Mol | None]], list[dict | None]]  # raw molecules, and the valid ones among them
+Measure = Callable[[list[Mol], list[Mol | None]], list[dict | None]]  # raw molecules, and the valid ones among them
 
 
 def main(
@@ -88,15 +89,15 @@ def main(
 def measure_by(oracle: Predictor | None, dft: bool, generator: Generator) -> tuple[Measure, list[str]]:
     """How to measure, and names of what is measured."""
     if oracle is not None:
-        if oracle.data.vocabulary != generator.model.data.vocabulary:
+        if not set(generator.model.data.vocabulary) <= set(oracle.data.vocabulary):
             raise RequestError("--predictor: its vocabulary is not that of the model")
-        return lambda molecules, _: predicted(oracle, molecules), [p.name for p in oracle.data.properties]
+        return lambda mols, _: predicted(oracle, mols), [p.name for p in oracle.data.properties]
     one, known = (dft_properties, DFT_UNITS) if dft else (druglike_facts, DRUGLIKE_COLUMNS)
     return lambda _, mols: [None if mol is None else one(mol) for mol in track(mols, "measured")], list(known)
 
 
-def predicted(oracle: Predictor, molecules: Molecules) -> list[dict]:
-    names = [p.name for p in oracle.data.properties]
+def predicted(oracle: Predictor, mols: list[Mol]) -> list[dict]:
+    names, molecules = [p.name for p in oracle.data.properties], chem.from_rdkit(mols, oracle.data.vocabulary)
     with torch.inference_mode():
         return [dict(zip(names, row, strict=True)) for row in oracle.predict(molecules).tolist()]
 
@@ -109,7 +110,7 @@ class Study:
         oracle: Predictor | None,
     ):  # fmt: skip
         self.generator, self.measure, self.seed = generator, measure, seed
-        self.sampler = choose_sampler(quality, None)
+        self.sampler = choose_sampler(generator.model.config, quality, None)
         if read_meta(data)["sha256"]["train"] != generator.model.data.sha256:
             raise RequestError(f"{data}: not the set that {generator.name} was trained on")
         train, test = read_split(data, "train"), read_split(data, "test")
@@ -122,7 +123,7 @@ class Study:
             for atoms in range(1, int(self.atoms.max()) + 1)
         ]
         self.by_size = np.stack([np.where(np.isnan(means[atoms]), means[0], means[atoms]) for atoms in self.atoms])
-        self.real = None if oracle is None else predicted(oracle, molecules_of(asked))
+        self.real = None if oracle is None else predicted(oracle, self.to_rdkit(molecules_of(asked)))
 
     def run(self, name: str, weight: float) -> list[dict]:
         """One row for each molecule asked for."""
@@ -130,10 +131,10 @@ class Study:
         column = self.generator.model.data.properties.index(p)
         asked = np.full_like(self.values, np.nan)
         asked[:, column] = self.values[:, column]
-        molecules, mols = self.generate(asked if weight else None, weight)
+        mols = self.generate(asked if weight else None, weight)
         valid = [chem.check(mol).mol for mol in mols]
         rows = []
-        for k, found in enumerate(self.measure(molecules, valid)):
+        for k, found in enumerate(self.measure(mols, valid)):
             other = self.values[(k + len(self.values) // 2) % len(self.values), column]
             rows.append({
                 "property": name, "unit": p.unit, "guidance": weight, "molecule": k, "asked": asked[k, column],
@@ -143,7 +144,7 @@ class Study:
             })  # fmt: skip
         return rows
 
-    def generate(self, asked: np.ndarray | None, weight: float) -> tuple[Molecules, list[Mol]]:
+    def generate(self, asked: np.ndarray | None, weight: float) -> list[Mol]:
         """Compositions are not asked for: they are drawn as the training molecules have them for size and value."""
         model = self.generator.model
         request = Request(len(self.atoms), self.seed, self.sampler, guidance=weight or 1.0)
@@ -152,7 +153,11 @@ class Study:
         with bar(f"guidance {weight:g}") as shown:
             task = shown.add_task("", total=len(sizes))
             molecules = sample_sizes(model, request, random, sizes, asked, tick=lambda work: shown.advance(task, work))
-        return molecules, chem.to_rdkit(molecules, model.data.vocabulary, model.data.hydrogens)
+        return self.to_rdkit(molecules)
+
+    def to_rdkit(self, molecules: Molecules) -> list[Mol]:
+        data = self.generator.model.data
+        return chem.to_rdkit(molecules, data.vocabulary, data.hydrogens)
 
 
 def molecules_of(split: Split) -> Molecules:

@@ -95,7 +95,7 @@ def generate(generator: Generator, mol: Mol, weight: float, options: argparse.Na
     data = generator.model.data
     overlay = Overlay(mol) if options.guide == "shape" else Overlay(None, (mol,))
     guides = tuple(replace(guide, weight=weight) for guide in overlay.guides(data)) if weight else ()
-    sampler, sizes = choose_sampler(options.quality, None), Overlay(mol).heavy_atoms(data)
+    sampler, sizes = choose_sampler(generator.model.config, options.quality, None), Overlay(mol).heavy_atoms(data)
     request = Request(
         options.n, options.seed, sampler=sampler, heavy_atoms=sizes, max_attempts=options.n, guides=guides
     )

@@ -126,7 +126,7 @@ class TestEnsembles:
 
     def make(self, generator, n, smiles=SMILES, first=1):
         sources = [Record(first + k, "", "", "smiles", text) for k, text in enumerate(smiles)]
-        return list(ensembles(generator, sources, conformers_request(n, 4, steps=8)))
+        return list(ensembles(generator, sources, conformers_request(generator.model.config, n, 4, steps=8)))
 
     def test_stereo_is_as_told_and_refusals_are_named(self, qm9):
         found = self.make(qm9, 2)
@@ -146,7 +146,7 @@ class TestEnsembles:
 
     def test_attempts_are_bounded(self, qm9, monkeypatch):
         monkeypatch.setattr(Graph, "judge", lambda graph, pos: chem.Verdict(None, "stereo"))
-        request = conformers_request(2, steps=2, max_attempts=5)
+        request = conformers_request(qm9.model.config, 2, steps=2, max_attempts=5)
         found = next(ensembles(qm9, [record("CO")], request))
         assert found.rejected == {"stereo": 5}
         assert found.problem(2) == "molecule 1: 0 of 2 conformers in 5 attempts (stereo 5)"
@@ -154,7 +154,7 @@ class TestEnsembles:
     def test_they_come_as_a_stream(self, qm9, monkeypatch):
         monkeypatch.setattr("moldiff.conformers.BATCHES", 0)  # one molecule at a time
         endless = (Record(k, "", "", "smiles", "O") for k in range(1, 10**9))
-        found = islice(ensembles(qm9, endless, conformers_request(1, steps=2, max_attempts=1)), 3)
+        found = islice(ensembles(qm9, endless, conformers_request(qm9.model.config, 1, steps=2, max_attempts=1)), 3)
         assert [e.source.number for e in found] == [1, 2, 3]
 
 

@@ -18,7 +18,8 @@ def conformers(
     model: Annotated[str, typer.Option(help="A shipped model's name or a weights file.")] = "qm9",
     column: Annotated[str | None, typer.Option(help="Of a table: the one with SMILES.", show_default="by name")] = None,
     quality: Annotated[
-        str | None, typer.Option(help="fast, balanced or best: 30, 50 or 100 evaluations.", show_default="balanced")
+        str | None,
+        typer.Option(help="fast, balanced or best; `moldiff info` tells the evaluations.", show_default="balanced"),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Instead: network evaluations per conformer.")] = None,
     seed: Annotated[int, typer.Option(help="Conformer j of molecule k of a seed is always the same.")] = 0,
@@ -40,7 +41,8 @@ def conformers(
 
         check_sdf("-o", output, force)
         sources = read_records(file, column)
-        request, generator = conformers_request(n, seed, quality, steps, max_attempts), load(model, device)
+        generator = load(model, device)
+        request = conformers_request(generator.model.config, n, seed, quality, steps, max_attempts)
         tally = Tally(generator, request, "conformer", f"all of their {n} conformers" if n > 1 else "their conformer")
         found = ensembles(generator, sources, request, tally.tick)
         with sdf_file(output) as write, tally.running():

@@ -32,7 +32,9 @@ def generate(
     quality: Annotated[
         str | None,
         typer.Option(
-            help="fast, balanced or best: 30, 50 or 100 evaluations.", show_default="balanced", rich_help_panel=MAKE
+            help="fast, balanced or best; `moldiff info` tells the evaluations.",
+            show_default="balanced",
+            rich_help_panel=MAKE,
         ),
     ] = None,
     steps: Annotated[
@@ -172,7 +174,7 @@ def generate(
         if diverse is not None and not 1 <= diverse <= n:
             raise RequestError(f"--diverse {diverse}: must be between 1 and the {n} molecules that -n asks for")
         generator = load(model, device)
-        sampler = choose_sampler(quality, steps)
+        sampler = choose_sampler(generator.model.config, quality, steps)
         overlay = read_overlay(shape, pharmacophore)
         targets = tuple(map(read_target, target or []))
         kept = {"fix": fix, "attach": attach, "replace": replace, "like": like, "strength": strength}

@@ -207,6 +207,9 @@ def with_hydrogens(mol: Chem.Mol) -> Chem.Mol:
             copy.UpdatePropertyCache(strict=True)
         except Chem.AtomValenceException:
             return Chem.Mol(mol)
+        Chem.GetSymmSSSR(copy)  # rings, conjugation and hybridisation decide where hydrogens go
+        Chem.SetConjugation(copy)
+        Chem.SetHybridization(copy)
         copy = Chem.AddHs(copy, addCoords=True)
         _relax_from(copy, mol.GetNumAtoms())
     for atom in copy.GetAtoms():

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, rdBase
 from rdkit.Chem import AllChem
+from rdkit.Chem.rdMolTransforms import GetBondLength
 
 from moldiff import chem
 from moldiff.datasets.prepared import read_meta, read_split
@@ -296,6 +297,29 @@ class TestHydrogensOfModelsWithoutThem:
         assert chem.strain(accepted) == pytest.approx(
             0, abs=3
         )  # kcal/mol: hydrogens lie in a minimum, if not the lowest
+
+    def test_of_a_planar_amine_they_are_both_placed(self):
+        """From QM9. Without hybridisation RDKit leaves the second one at the origin."""
+        symbols, orders = (
+            "NCCNCCOCC",
+            {(0, 1): 1, (1, 2): 2, (1, 8): 1, (2, 3): 1, (3, 4): 2, (4, 5): 1, (4, 7): 1, (5, 6): 2, (7, 8): 2},
+        )
+        pos = [[0, 1.4, 0.14], [0.03, 0.03, 0.06], [-1.18, -0.72, 0.04], [-1.23, -2.03, 0.01], [-0.07, -2.72, -0.01],
+               [-0.13, -4.2, -0.05], [-1.13, -4.87, -0.06], [1.17, -2.08, 0], [1.22, -0.69, 0.03]]  # fmt: skip
+        heavy = Chem.RWMol()
+        for symbol in symbols:
+            heavy.AddAtom(Chem.Atom(symbol))
+        for (i, j), order in orders.items():
+            heavy.AddBond(i, j, (Chem.BondType.SINGLE, Chem.BondType.DOUBLE)[order - 1])
+        heavy.AddConformer(Chem.Conformer(len(symbols)))
+        heavy.GetConformer().SetPositions(np.array(pos))
+        whole = chem.with_hydrogens(heavy.GetMol())
+        assert chem.check(whole).reason is None
+        bonds = [
+            (b.GetBeginAtomIdx(), b.GetEndAtomIdx()) for b in whole.GetBonds() if b.GetEndAtomIdx() >= len(symbols)
+        ]
+        lengths = np.array([GetBondLength(whole.GetConformer(), *ends) for ends in bonds])
+        assert len(lengths) == 6 and ((lengths > 0.95) & (lengths < 1.15)).all()
 
     def test_they_are_there_after_conversion(self):
         """A script that forgot them once counted every lead-like molecule as a set of radicals."""

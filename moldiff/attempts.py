@@ -141,6 +141,7 @@ class SizeDraw:
     ):
         self.data, self.known = data, known
         self.is_heavy = np.array([symbol != "H" for symbol in data.elements])
+        self.made = np.array(data.made)
         table = np.array(data.compositions)
         self.rows = np.arange(len(table))  # of the table, that are possible
         self.composition, self.counts = table[:, :-1], table[:, -1].astype(float)
@@ -152,7 +153,7 @@ class SizeDraw:
         if known is not None and known.grows:
             part = np.bincount(np.array(data.element_of)[known.molecule.atom[0].numpy()], minlength=len(self.is_heavy))
             self._make_room(part, formula)
-            if "H" in data.elements:
+            if data.hydrogens == "explicit":
                 self.counts = self.counts * self._odds(known, int(part[self.is_heavy].sum()))
 
     @property
@@ -219,14 +220,14 @@ class SizeDraw:
             few = slice(start, start + DRAWN)
             weights = np.broadcast_to(self.counts, (len(uniform[few]), len(self.counts)))
             if atoms is not None:
-                weights = weights * (self.composition.sum(1) == atoms[few, None])
+                weights = weights * (self.composition[:, self.made].sum(1) == atoms[few, None])
             if values is not None and len(self.rows) > 1:
                 weights = weights * self._likelihood(values[few], weights > 0)
             total = weights.sum(1, keepdims=True)  # 0 for a number of atoms that no composition has
             cdf = weights.cumsum(1) / np.where(total > 0, total, 1)
             drawn[few] = self.composition[(cdf <= uniform[few, None]).sum(1).clip(max=len(self.rows) - 1)] * (total > 0)
         heavy = drawn[:, self.is_heavy].sum(1)
-        return Sizes(drawn.sum(1) if atoms is None else atoms, heavy, drawn * self.told)
+        return Sizes(drawn[:, self.made].sum(1) if atoms is None else atoms, heavy, drawn * self.told)
 
     @cached_property
     def _properties(self) -> Float[np.ndarray, "2 rows properties"]:
@@ -351,7 +352,11 @@ class SameSize:
         unknown = np.full((len(rows), len(properties)), np.nan)
         values = torch.from_numpy(unknown if self.values is None else self.values[rows]).float()
         heavy, composition = (torch.from_numpy(of[rows]) for of in (self.sizes.heavy, self.sizes.composition))
-        if self.values is None and self.request.formula is None:  # elements that may change mend the structure
+        asked = self.values is not None or self.request.formula is not None
+        whole = self.model.data.hydrogens == "implicit" and self.request.known is None
+        if not (
+            asked or whole
+        ):  # elements that may change mend the structure; hydrogens left to valence do so by themselves
             composition = torch.zeros_like(composition)
         return replace(Conditions.from_physical(values, properties), heavy=heavy, composition=composition)
 

@@ -4,7 +4,6 @@ Conversion never repairs: what the model said is what RDKit gets, and :func:`che
 """
 
 import math
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
@@ -18,7 +17,7 @@ from rdkit.Chem import rdForceFieldHelpers
 from rdkit.Geometry import Point3D
 
 from moldiff.errors import MoldiffError
-from moldiff.molecule import Molecules
+from moldiff.molecule import Molecules, split_token
 
 RDKIT_VERSION = rdBase.rdkitVersion
 # The shortest bond there is, in H2, is 0.74 Å; nothing met at room temperature brings two nuclei closer than this.
@@ -29,7 +28,6 @@ _ORDERS = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TR
 _CLASSES = {bond_type: order for order, bond_type in _ORDERS.items()}
 # RDKit's clean-up rewrites pentavalent nitrogen and the like into charged forms: a repair, so not in a judgement.
 _SANITIZE = Chem.SANITIZE_ALL ^ Chem.SANITIZE_CLEANUP ^ Chem.SANITIZE_CLEANUP_ORGANOMETALLICS
-_TOKEN = re.compile(r"([A-Z][a-z]?)(\d*)([+-]?)")
 
 
 class ConversionError(MoldiffError):
@@ -79,12 +77,9 @@ def token_name(symbol: str, charge: int) -> str:
 
 def parse_token(name: str) -> tuple[str, int]:
     """Inverse of :func:`token_name`. Raises ``ValueError`` for anything that it would not write."""
-    match = _TOKEN.fullmatch(name)
-    if match:
-        symbol, size, sign = match.groups()
-        charge = int(sign + (size or "1")) if sign else 0
-        if token_name(symbol, charge) == name and _is_element(symbol):
-            return symbol, charge
+    symbol, charge = split_token(name)
+    if token_name(symbol, charge) == name and _is_element(symbol):
+        return symbol, charge
     raise ValueError(f"token {name!r}: expected an element and its charge, such as 'C', 'N+' or 'O2-'")
 
 

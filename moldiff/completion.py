@@ -85,5 +85,7 @@ def _one_size(
     template = template.select(filled_rows(*template.mask.shape)).to(model.device)
     restriction = [AllowedAtoms(same_element(model.data.element_of, template.atom))] if "atom" in free else []
     conditions = model.told_atoms(model.nothing_asked(len(template)), template)
+    if "bond" in free and model.data.hydrogens == "implicit":  # then nobody knows how many there are
+        conditions = conditions.without_composition(torch.ones(len(template), dtype=torch.bool, device=model.device))
     levels = free_levels(template, free)
     return sample_filled(model, random, template, levels, conditions, sampler, restriction, guidance=1.0, tick=tick)

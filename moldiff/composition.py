@@ -13,8 +13,9 @@ class KeptComposition:
     """``counts`` (b, elements): atoms of each element, all 0 for a molecule that may have any; ``element_of`` each token."""
 
     def __init__(self, counts: Integer[Tensor, "b elements"], element_of: Sequence[int]):
-        self.counts = counts.cpu().numpy()
-        self.tokens = [np.flatnonzero(np.array(element_of) == element) for element in range(counts.shape[1])]
+        made = np.unique(element_of)  # hydrogens that are left to valence have no token
+        self.counts = counts.cpu().numpy()[:, made]
+        self.tokens = [np.flatnonzero(np.array(element_of) == element) for element in made]
 
     def draw(
         self, probs: Float[Tensor, "b n tokens"], gumbel: Float[Tensor, "b n tokens"]

@@ -36,13 +36,15 @@ def read_formula(text: str) -> dict[str, int]:
 def composition_of(text: str, data: DataInfo) -> Integer[np.ndarray, " elements"]:
     """Atoms of each of the model's elements. Raises :class:`RequestError` where it cannot make such a molecule."""
     counts = read_formula(text)
-    hidden = {"H"} - set(data.elements)  # added to what the model makes
-    if strange := set(counts) - set(data.elements) - hidden:
-        known = " ".join(dict.fromkeys(("H", *data.elements)))
+    if strange := set(counts) - set(data.elements):
+        known = " ".join(data.elements)
         raise RequestError(f"--formula {text}: {', '.join(sorted(strange))}, and model {data.name} knows {known}")
     composition = np.array([counts.get(symbol, 0) for symbol in data.elements])
     sizes = np.array(data.size_histogram)
-    made = (sum(count for symbol, count in counts.items() if symbol != "H"), int(composition.sum()))
+    made = (
+        sum(count for symbol, count in counts.items() if symbol != "H"),
+        int(composition[np.array(data.made)].sum()),
+    )
     for size, of_data, what in zip(made, sizes.T, ("heavy atoms", "atoms"), strict=False):
         if not of_data.min() <= size <= of_data.max():
             least, most = of_data.min(), of_data.max()

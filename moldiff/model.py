@@ -17,6 +17,7 @@ from moldiff.molecule import BOND_CLASSES, Molecules, Prediction
 from moldiff.processes import Categorical, Gaussian
 from moldiff.schedules import NoiseLevel, training_sigmas
 from moldiff.tasks import task_levels
+from moldiff.valences import implied_hydrogens
 
 KNOWN_LOGIT = 30.0  # log-odds given to a token that is fixed
 
@@ -174,10 +175,12 @@ class Model(TrainedNetwork):
         return padded, torch.arange(len(noisy), device=noisy.device) < count
 
     def told_atoms(self, conditions: Conditions, molecules: Molecules) -> Conditions:
-        """With the numbers of atoms that these molecules have."""
+        """With the numbers of atoms that these molecules have, hydrogens that their valences imply included."""
         element = torch.tensor(self.data.element_of, device=molecules.device)[molecules.atom.long()]
         composition = torch.zeros(len(molecules), len(self.data.elements), dtype=torch.long, device=molecules.device)
         composition.scatter_add_(1, element, molecules.mask.long())
+        if self.data.hydrogens == "implicit":
+            composition[:, 0] = implied_hydrogens(molecules, self.data.vocabulary)
         heavy = composition[:, [symbol != "H" for symbol in self.data.elements]].sum(1)
         return dataclasses.replace(conditions, heavy=heavy, composition=composition)
 

@@ -22,7 +22,7 @@ from moldiff.errors import MoldiffError
 from moldiff.files import write_atomically
 from moldiff.molecule import by_element
 
-FORMAT = 3
+FORMAT = 4
 HISTORY = ("samples", "steps", "cpu_seconds", "started_from")  # keys of info: how the weights were trained
 
 
@@ -49,20 +49,26 @@ class DataInfo:
 
     @property
     def elements(self) -> tuple[str, ...]:
-        return by_element(self.vocabulary)[0]
+        """Hydrogen, too, where it is left to valence: it is first, and of no token."""
+        return by_element(self.vocabulary, self.hydrogens)[0]
 
     @property
     def element_of(self) -> tuple[int, ...]:
         """For each token the place of its element in ``elements``."""
-        return by_element(self.vocabulary)[1]
+        return by_element(self.vocabulary, self.hydrogens)[1]
+
+    @property
+    def made(self) -> tuple[bool, ...]:
+        """For each of ``elements`` whether the model makes its atoms."""
+        return tuple(k in self.element_of for k in range(len(self.elements)))
 
     @cached_property
     def size_histogram(self) -> tuple[tuple[int, int, int], ...]:
-        """(heavy atoms, atoms, molecules)."""
+        """(heavy atoms, atoms that the model makes, molecules)."""
         sizes: Counter[tuple[int, int]] = Counter()
         heavy = [symbol != "H" for symbol in self.elements]
         for *composition, molecules in self.compositions:
-            sizes[sum(compress(composition, heavy)), sum(composition)] += molecules
+            sizes[sum(compress(composition, heavy)), sum(compress(composition, self.made))] += molecules
         return tuple((*size, molecules) for size, molecules in sorted(sizes.items()))
 
     @classmethod

@@ -4,6 +4,7 @@ Reader's path: molecule → processes → denoisers/transformer → model → sa
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,12 +17,25 @@ if TYPE_CHECKING:
     import torch_geometric.data
 
 BOND_CLASSES = 4  # none, single, double, triple (Kekulé orders)
+_TOKEN = re.compile(r"([A-Z][a-z]?)(\d*)([+-]?)")
 
 
-def by_element(vocabulary: Sequence[str]) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The elements in the order of their first tokens, and for each token the place of its element among them."""
-    symbols = [token.rstrip("+-0123456789") for token in vocabulary]
-    elements = tuple(dict.fromkeys(symbols))
+def split_token(name: str) -> tuple[str, int]:
+    """Symbol and formal charge of a token such as "N+" or "O2-". Raises ``ValueError`` for anything of another form."""
+    match = _TOKEN.fullmatch(name)
+    if match is None:
+        raise ValueError(f"token {name!r}: expected an element and its charge, such as 'C', 'N+' or 'O2-'")
+    symbol, size, sign = match.groups()
+    return symbol, int(sign + (size or "1")) if sign else 0
+
+
+def by_element(vocabulary: Sequence[str], hydrogens: str = "explicit") -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The elements in the order of their first tokens, and for each token the place of its element among them.
+
+    ``hydrogens``: "implicit" puts hydrogen, which is no token then, before them.
+    """
+    symbols = [split_token(token)[0] for token in vocabulary]
+    elements = tuple(dict.fromkeys(["H", *symbols] if hydrogens == "implicit" else symbols))
     return elements, tuple(elements.index(symbol) for symbol in symbols)
 
 

@@ -53,7 +53,9 @@ def write_half(
     half = splits["train"].select(chosen)
     kept = [s for s, keep in zip(smiles["train"], chosen, strict=True) if keep]
     chunks = {**{name: [(splits[name], smiles[name])] for name in SPLITS}, "train": [(half, kept)]}
-    learned = learned_from([half], meta["vocabulary"], [(p["name"], p["unit"]) for p in meta["properties"]])
+    learned = learned_from(
+        [half], meta["vocabulary"], [(p["name"], p["unit"]) for p in meta["properties"]], meta["hydrogens"]
+    )
     write_prepared(directory, chunks, {**meta, "name": f"{meta['name']}-{directory.name}", **learned})
 
 

@@ -52,9 +52,7 @@ def main() -> None:
     chosen = choose(rows, names)
     sample = [rows[k] for k in chosen]
     source["source"] = f"{len(chosen)} molecules of {source['source']}, of the split of the whole"
-    meta = qm9.write_set(
-        options.output, sample, names[chosen], qm9.convert_all(sample), {"hydrogens": "explicit", **source}
-    )
+    meta = qm9.write_set(options.output, sample, names[chosen], qm9.convert_all(sample), source)
     write_table(options.archive, options.output / "qm9pack_sample.csv")
     print(meta["vocabulary"], meta["molecules"], meta["counts"])
 

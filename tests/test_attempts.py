@@ -95,8 +95,12 @@ class TestTrainingData:
         assert sizes.composition.tolist() == [[6, 4], [4, 3]]
 
     def test_where_hydrogens_are_implicit_every_atom_is_heavy(self, info):
-        bare = with_compositions(replace(info, vocabulary=("C", "N", "O"), hydrogens="implicit"), [(3, 0, 1, 2)])
-        assert SizeDraw(bare, None)(UNIFORM[:2]).heavy.tolist() == [4, 4]
+        bare = with_compositions(replace(info, vocabulary=("C", "N", "O"), hydrogens="implicit"), [(6, 3, 0, 1, 2)])
+        drawn = SizeDraw(bare, None)(UNIFORM[:2])
+        assert (
+            drawn.heavy.tolist() == drawn.atoms.tolist() == [4, 4] and drawn.composition.tolist() == [[6, 3, 0, 1]] * 2
+        )
+        assert SizeDraw(bare, None)(UNIFORM[:2], atoms=np.array([4, 10])).composition.any(1).tolist() == [True, False]
 
     def test_pieces_change_nothing(self, data, monkeypatch):
         values, atoms = asked(6.0), np.tile([LARGE, SMALL, 10], 1000)

@@ -21,7 +21,7 @@ EXPLICIT = DataInfo(
     (((), ()),) * 2,
 )  # fmt: skip
 IMPLICIT = dataclasses.replace(EXPLICIT, vocabulary=EXPLICIT.vocabulary[1:], hydrogens="implicit",
-                               compositions=((2, 0, 0, 1), (7, 0, 0, 1)))  # fmt: skip
+                               compositions=((6, 2, 0, 0, 1), (16, 7, 0, 0, 1)))  # fmt: skip
 
 
 def record(smiles: str) -> Record:

@@ -61,13 +61,13 @@ def test_every_molecule_is_told_the_formula(info):
     assert drawn.heavy.tolist() == [3] * 5
 
 
-def test_hydrogens_that_the_model_does_not_make_are_left_out(info):
-    """But those of the molecules that it gives are counted."""
+def test_hydrogens_that_are_left_to_valence_are_told(info):
+    """They are no atoms that the model makes."""
     bare = replace(info, vocabulary=("C", "N", "O"), hydrogens="implicit")
-    bare = with_compositions(bare, [(2, 0, 1, 1), (4, 0, 0, 1)])
-    assert composition_of("C2H6O", bare).tolist() == [2, 0, 1]
+    bare = with_compositions(bare, [(6, 2, 0, 1, 1), (10, 4, 0, 0, 1)])
+    assert composition_of("C2H6O", bare).tolist() == [6, 2, 0, 1]
     drawn = SizeDraw(bare, formula="C2H6O")(np.array([0.5]))
-    assert (drawn.atoms.tolist(), drawn.heavy.tolist(), drawn.composition.tolist()) == ([3], [3], [[2, 0, 1]])
+    assert (drawn.atoms.tolist(), drawn.heavy.tolist(), drawn.composition.tolist()) == ([3], [3], [[6, 2, 0, 1]])
     for text, reason in [("C2H7O", "only radicals"), ("CH4", "1 heavy atoms, model small knows 3 to 4")]:
         with pytest.raises(RequestError, match=reason):
             composition_of(text, bare)

@@ -48,7 +48,7 @@ def data(info) -> DataInfo:
 @pytest.fixture
 def implicit(data) -> DataInfo:
     bare = replace(data, hydrogens="implicit", vocabulary=("C", "N", "O", "N+"))
-    return with_compositions(bare, [(n, 0, 0, 1) for n in range(1, 10)])
+    return with_compositions(bare, [(2 * n + 2, n, 0, 0, 1) for n in range(1, 10)])
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ def test_tokens_of_an_element():
     assert by_element(("H", "C", "C-", "N", "O2-")) == (("H", "C", "N", "O"), (0, 1, 1, 2, 3))
     assert by_element(("N+", "Cl", "C", "N")) == (("N", "Cl", "C"), (0, 1, 2, 0))
     assert by_element(()) == ((), ())
+    assert by_element(("C", "N+", "N"), "implicit") == (("H", "C", "N"), (1, 2, 2))
 
 
 def test_sizes_and_pairs_by_hand(random_molecules):

@@ -26,8 +26,9 @@ from moldiff.conditions import properties_by_composition
 from moldiff.errors import MoldiffError
 from moldiff.files import write_atomically
 from moldiff.molecule import BOND_CLASSES, Molecules, by_element
+from moldiff.valences import implied_hydrogens
 
-FORMAT = 2
+FORMAT = 3
 SPLITS = ("train", "valid", "test")
 COMPOSITIONS = 20_000  # the most that are told apart; of more, the most frequent
 
@@ -122,12 +123,17 @@ class Split:
         molecule = np.repeat(np.arange(len(self)), self.n_atoms)
         return np.bincount(molecule, np.isin(self.atom, tokens), len(self)) > 0
 
-    def compositions(self, vocabulary: Sequence[str]) -> np.ndarray:
-        """(M, elements) int: atoms of each element of the vocabulary, in their order there."""
-        elements, place = by_element(vocabulary)
+    def compositions(self, vocabulary: Sequence[str], hydrogens: str = "explicit") -> np.ndarray:
+        """(M, elements) int: atoms of each element of the vocabulary, in their order there; before them the hydrogens that
+        are left to valence, where ``hydrogens`` are "implicit"."""
+        elements, place = by_element(vocabulary, hydrogens)
         molecule = np.repeat(np.arange(len(self)), self.n_atoms)
         flat = molecule * len(elements) + np.array(place)[self.atom]
-        return np.bincount(flat, minlength=len(self) * len(elements)).reshape(len(self), len(elements))
+        found = np.bincount(flat, minlength=len(self) * len(elements)).reshape(len(self), len(elements))
+        if hydrogens == "implicit":
+            for molecules, rows in self.buckets().values():
+                found[rows.numpy(), 0] = implied_hydrogens(molecules, vocabulary).numpy()
+        return found
 
     def buckets(self) -> dict[int, tuple[Molecules, torch.Tensor]]:
         """Exact-size batches: {n: (all molecules of n atoms, their rows in this split)}; tokens stay uint8."""
@@ -164,7 +170,10 @@ Chunk = tuple[Split, Sequence[str]]  # some molecules and their canonical SMILES
 
 
 def learned_from(
-    splits: Iterable[Split], vocabulary: Sequence[str], properties: Sequence[tuple[str, str]]
+    splits: Iterable[Split],
+    vocabulary: Sequence[str],
+    properties: Sequence[tuple[str, str]],
+    hydrogens: str = "explicit",
 ) -> dict[str, Any]:
     """What a model must know of its training molecules, which come in pieces. ``properties``: (name, unit) of each.
 
@@ -181,11 +190,12 @@ def learned_from(
         found[0] = (split.n_atoms.astype(np.int64) * (split.n_atoms - 1) // 2).sum() - found.sum()
         orders += found
         values.append(split.properties)
-        of.append(split.compositions(vocabulary).astype(np.int16))
+        of.append(split.compositions(vocabulary, hydrogens).astype(np.int16))
     values, of = np.concatenate(values), np.concatenate(of)
     rows, count = np.unique(of, axis=0, return_counts=True)
     rows, count = (array[np.sort(np.argsort(-count, kind="stable")[:COMPOSITIONS])] for array in (rows, count))
     return {
+        "hydrogens": hydrogens,
         "properties": property_statistics(values, properties),
         "coordinate_std": float(np.sqrt(squares / (3 * tokens.sum()))),
         "atom_marginal": (tokens / tokens.sum()).tolist(),

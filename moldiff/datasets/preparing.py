@@ -58,8 +58,9 @@ def prepare_library(
     meta = {
         "name": directory.resolve().name,
         "vocabulary": selection.vocabulary,
-        "hydrogens": library.curation.hydrogens,
-        **learned_from((split for split, _ in members["train"]), selection.vocabulary, library.properties),
+        **learned_from(
+            (split for split, _ in members["train"]), selection.vocabulary, library.properties, library.curation.hydrogens
+        ),
         **library.origin,
         "source_sha256": request["sha256"],
         "first_row": dict(zip(library.labels, [1 + n for n in accumulate(records, initial=0)], strict=False)),

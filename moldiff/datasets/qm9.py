@@ -101,7 +101,7 @@ def prepare_qm9(
         discard(Path(directory))
     if hydrogens == "implicit":
         records = [record if isinstance(record, str) else _heavy(record) for record in records]
-    return write_set(Path(directory), rows, names, records, {"hydrogens": hydrogens, **source})
+    return write_set(Path(directory), rows, names, records, source, hydrogens)
 
 
 def _heavy(record: Structure) -> Structure | str:
@@ -336,11 +336,12 @@ def _record(
 
 
 def write_set(
-    directory: Path, rows: Sequence[Row], names: np.ndarray, records: Sequence[Structure | str], source: dict
-) -> dict:
+    directory: Path, rows: Sequence[Row], names: np.ndarray, records: Sequence[Structure | str], source: dict,
+    hydrogens: str = "explicit",
+) -> dict:  # fmt: skip
     """Write the prepared set of the records that are no drop reasons; returns its metadata.
 
-    ``names``: (rows,) index into SPLITS. ``source``: what the metadata says of the hydrogens and of the origin.
+    ``names``: (rows,) index into SPLITS. ``source``: what the metadata says of the origin, as from :func:`read_rows`.
     """
     kept = [k for k, record in enumerate(records) if not isinstance(record, str)]
     if not kept:
@@ -357,7 +358,7 @@ def write_set(
     meta = {
         "name": "qm9",
         "vocabulary": vocabulary,
-        **learned_from([train], vocabulary, [(name, unit) for name, unit, *_ in PROPERTIES]),
+        **learned_from([train], vocabulary, [(name, unit) for name, unit, *_ in PROPERTIES], hydrogens),
         **source,
         "counts": _counts(rows, records),
     }

@@ -1,7 +1,8 @@
 """Stability by valence: does every atom carry the bonds its element and formal charge ask for?
 
 The valence of an atom is the sum of its Kekulé bond orders, hydrogens being atoms like any other: a hydrogen that is
-not there is not counted. Two tables: :data:`STRICT_VALENCES` is the rule; :data:`MIDI_VALENCES` only serves comparison.
+not there is not counted. Two tables: :data:`moldiff.valences.STRICT_VALENCES` is the rule; :data:`MIDI_VALENCES` only serves
+comparison.
 """
 
 import math
@@ -12,59 +13,7 @@ from rdkit import Chem
 from rdkit.Chem import BondType, Mol
 
 from moldiff.metrics.core import Metric, rate
-
-STRICT_VALENCES: dict[tuple[str, int], tuple[int, ...]] = {
-    ("H", 0): (1,),
-    ("Li", 1): (0,),
-    ("B", 0): (3,),
-    ("B", -1): (4,),
-    ("C", 0): (4,),
-    ("C", 1): (3,),
-    ("C", -1): (3,),
-    ("N", 0): (3,),
-    ("N", 1): (4,),
-    ("N", -1): (2,),
-    ("O", 0): (2,),
-    ("O", 1): (3,),
-    ("O", -1): (1,),
-    ("F", 0): (1,),
-    ("F", -1): (0,),
-    ("Na", 1): (0,),
-    ("Al", 0): (3,),
-    ("Al", -1): (4,),
-    ("Si", 0): (4,),
-    ("P", 0): (3, 5),
-    ("P", 1): (4,),
-    ("P", -1): (2, 6),
-    ("S", 0): (2, 4, 6),
-    ("S", 1): (3, 5),
-    ("S", 2): (4,),
-    ("S", -1): (1,),
-    ("Cl", 0): (1,),
-    ("Cl", -1): (0,),
-    ("Cl", 1): (2,),
-    ("Cl", 3): (4,),
-    ("K", 1): (0,),
-    ("As", 0): (3, 5),
-    ("As", 1): (4,),
-    ("Se", 0): (2, 4, 6),
-    ("Se", 1): (3,),
-    ("Se", -1): (1,),
-    ("Br", 0): (1,),
-    ("Br", -1): (0,),
-    ("Br", 1): (2,),
-    ("I", 0): (1, 3, 5),
-    ("I", -1): (0,),
-    ("I", 1): (2,),
-}
-"""(element, formal charge) -> allowed sums of Kekulé bond orders of a closed-shell atom.
-
-Neutral atoms: the valences of RDKit's periodic table (2026.09). Charged atoms: those of the neutral isoelectronic
-element (N+ as C, O- as F, ...; C+ as B, with an empty orbital), halide and alkali ions alone, and the charge-separated
-forms of hypervalent S, P and Cl. It agrees with the table of "GEOM-Drugs revisited" (Nikitin et al., arXiv:2505.00169)
-except that odd-electron or unphysical entries taken there from the data are left out (S 3, S+3, Si+ 5, N-2, I+2), and
-that neutral S 4, neutral I 3 and 5 are allowed. A key that is missing here is never stable.
-"""
+from moldiff.valences import STRICT_VALENCES
 
 MIDI_VALENCES: dict[str, dict[int, tuple[int, ...]]] = {
     "H": {0: (1,), 1: (0,), -1: (0,)},

@@ -179,7 +179,7 @@ def test_absent_sets_name_the_remedy(tmp_path):
 def test_other_formats_are_refused(tmp_path, number):
     meta = json.loads((SAMPLE / "meta.json").read_text())
     (tmp_path / "meta.json").write_text(json.dumps({**meta, "format": number}))
-    with pytest.raises(PreparedDataError, match=f"format {number}, this version reads 2; prepare it again"):
+    with pytest.raises(PreparedDataError, match=f"format {number}, this version reads 3; prepare it again"):
         read_meta(tmp_path)
 
 

@@ -7,7 +7,7 @@ arithmetic on one molecule does not depend on its batch.
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -102,12 +102,13 @@ def choose_sampler(config: Config, quality: str | None, steps: int | None) -> Sa
 
     Raises RequestError for both at once and for an unknown name.
     """
-    evaluations = asdict(config.quality)
-    if quality is not None and quality not in evaluations:
-        raise RequestError(f"--quality {quality}: there are {', '.join(evaluations)}")
+    names = ("fast", "balanced", "best")
+    if quality is not None and quality not in names:
+        raise RequestError(f"--quality {quality}: there are {', '.join(names)}")
     if quality is not None and steps is not None:
         raise RequestError(f"--quality {quality} --steps {steps}: a quality sets the steps; give one of the two")
-    return Sampler(evaluations[quality or "balanced"] if steps is None else steps)
+    evaluations = getattr(config.quality, quality or "balanced") if steps is None else steps
+    return Sampler(evaluations, grid=config.quality.grid)
 
 
 @dataclass(frozen=True)
@@ -353,10 +354,8 @@ class SameSize:
         values = torch.from_numpy(unknown if self.values is None else self.values[rows]).float()
         heavy, composition = (torch.from_numpy(of[rows]) for of in (self.sizes.heavy, self.sizes.composition))
         asked = self.values is not None or self.request.formula is not None
-        whole = self.model.data.hydrogens == "implicit" and self.request.known is None
-        if not (
-            asked or whole
-        ):  # elements that may change mend the structure; hydrogens left to valence do so by themselves
+        told = self.model.config.quality.told_composition and self.request.known is None
+        if not (asked or told):  # elements that may change mend the structure
             composition = torch.zeros_like(composition)
         return replace(Conditions.from_physical(values, properties), heavy=heavy, composition=composition)
 

@@ -64,11 +64,14 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class QualityConfig:
-    """Network evaluations that each named quality takes with these weights. What they give is in README.md, "Results"."""
+    """How these weights are sampled: network evaluations of each named quality (README.md, "Results"), time grid (one of
+    :data:`moldiff.schedules.GRIDS`), and whether every molecule is told a composition drawn from the training data."""
 
     fast: int = 30
     balanced: int = 50
     best: int = 100
+    grid: str = "staged"
+    told_composition: bool = False
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": DEEP,
         "process": dict(temperature=1.0),
         "train": dict(steps=20_000, batch=256, lr=2e-3),
-        "quality": dict(fast=16, balanced=30),
+        "quality": dict(fast=16, balanced=30, grid="early", told_composition=True),
     },
     # 4 M parameters; for one GPU in ten-minute pieces, or a day on two cores
     "qm9-small": {

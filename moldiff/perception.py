@@ -151,7 +151,8 @@ def _started(frame: Frame, data: DataInfo) -> Perception:
         return Perception(frame, refused=frame.problem)
     symbols = [atom.GetSymbol() for atom in frame.mol.GetAtoms()]
     if data.hydrogens == "implicit" and "H" in symbols:
-        return Perception(frame, refused=f"has hydrogens, which model {data.name} does not know; take another model")
+        text = f"has hydrogens, which model {data.name} leaves to valence; take one that makes them, such as qm9-atoms"
+        return Perception(frame, refused=text)
     tokens = [element_token(data, symbol) for symbol in symbols]
     if None in tokens:
         known = " ".join(dict.fromkeys(chem.parse_token(name)[0] for name in data.vocabulary))

@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from moldiff import cli, generation
 from moldiff.attempts import Request, choose_sampler
+from moldiff.config import Config
 from moldiff.outputs import Output
-from moldiff.samplers import QUALITIES
 from moldiff.terminal import Interrupted
 
 SAMPLE = Path(__file__).parents[1] / "data" / "qm9_sample"
@@ -143,7 +143,7 @@ class TestGenerate:
         defaults = {k: p.default for k, p in inspect.signature(cli.generate).parameters.items()}
         request = Request(1)
         assert [defaults[k] for k in ("seed", "unique")] == [request.seed, request.unique]
-        assert choose_sampler(defaults["quality"], defaults["steps"]) == request.sampler == QUALITIES["balanced"]
+        assert choose_sampler(Config(), defaults["quality"], defaults["steps"]) == request.sampler
 
     def test_a_complete_file_is_not_made_again(self, generate):
         generate("-n", 3, "-o", "out.sdf")
@@ -330,7 +330,7 @@ class TestRefusals:
             ("moses --archive a.smi", "--archive a.smi: is not a downloaded wheel of molsets"),
             ("a.smi --archive a", "--archive a: for named sources only; leave it out"),
             ("a.smi --property weight:kg", "--property weight:kg: is computed in g/mol; leave it out"),
-            ("a.smi --vocabulary-of qm9 --hydrogens implicit", "--hydrogens implicit: those of model qm9 are explicit"),
+            ("a.smi --vocabulary-of qm9 --hydrogens explicit", "--hydrogens explicit: those of model qm9 are implicit"),
             ("a.smi a.smi", "file a.smi: given twice; give it once"),
         ],
     )

@@ -244,7 +244,7 @@ def test_a_temperature_is_positive(temperature):
 
 def test_each_kind_of_data_has_its_temperature():
     assert (preset("qm9-tiny").process.temperature, preset("leads-deep").process.temperature) == (0.7, 1.0)
-    assert [load(name).model.process["atom"].temperature for name in ("qm9", "leads")] == [0.7, 1.0]
+    assert [load(name).model.process["atom"].temperature for name in ("qm9-atoms", "leads")] == [0.7, 1.0]
 
 
 @pytest.mark.parametrize("rule", RULES)

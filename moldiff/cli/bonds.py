@@ -17,7 +17,7 @@ def bonds(
     rejects: Annotated[
         Path | None, typer.Option(help="Write molecules of which no attempt is valid, as first made, to this SDF.")
     ] = None,
-    model: Annotated[str, typer.Option(help="A shipped model's name or a weights file.")] = "qm9",
+    model: Annotated[str, typer.Option(help="A shipped model's name or a weights file.")] = "qm9-atoms",
     steps: Annotated[
         int | None, typer.Option(help="Network evaluations per attempt.", show_default="10, enough by measurement")
     ] = None,

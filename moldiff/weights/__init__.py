@@ -4,7 +4,8 @@ from pathlib import Path
 
 from moldiff.errors import RequestError
 
-ALIASES = {"qm9": "qm9-tiny", "leads": "leads-deep"}  # the best set shipped for each kind of data
+# The best set shipped for each kind of data; qm9-atoms makes hydrogens as atoms of their own, the others leave them to valence.
+ALIASES = {"qm9": "qm9-deep", "qm9-atoms": "qm9-tiny", "leads": "leads-deep"}
 
 
 def shipped_models() -> dict[str, Path]:

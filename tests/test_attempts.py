@@ -12,9 +12,18 @@ import torch
 from conftest import with_compositions
 
 from moldiff import attempts
-from moldiff.attempts import Request, SizeDraw, Sizes, draw_request, sample_attempts, sample_sizes
+from moldiff.attempts import (
+    Request,
+    SameSize,
+    SizeDraw,
+    Sizes,
+    choose_sampler,
+    draw_request,
+    sample_attempts,
+    sample_sizes,
+)
 from moldiff.conditions import Target, properties_by_composition
-from moldiff.config import Config, preset
+from moldiff.config import Config, QualityConfig, preset
 from moldiff.errors import RequestError
 from moldiff.known import Known
 from moldiff.model import Model
@@ -246,6 +255,19 @@ class TestNetwork:
         del told[:]
         sample_attempts(model, replace(request, targets=()), [0])
         assert told and all((heavy > 0).all() and not composition.any() for _, heavy, composition in told)
+
+    def test_weights_can_want_it_always(self, model, monkeypatch):
+        """But where a part is known, whose hydrogens no composition of the training data tells."""
+        quality = QualityConfig(fast=2, balanced=3, grid="early", told_composition=True)
+        monkeypatch.setattr(model, "config", replace(model.config, quality=quality))
+        assert choose_sampler(model.config, "fast", None) == Sampler(2, grid="early")
+        assert choose_sampler(model.config, None, None).evaluations == 3
+        assert choose_sampler(model.config, None, 7) == Sampler(7, grid="early")
+        sizes = Sizes(np.array([7]), np.array([3]), np.array([[4, 2, 1, 0]]))
+        for known, expected in ((None, [4, 2, 1, 0]), (object(), [0] * 4)):
+            request = Request(1, known=known)
+            found = SameSize(model, request, sizes, None, lambda work: None).conditions(np.array([0]))
+            assert found.composition.tolist() == [expected] and found.heavy.tolist() == [3]
 
     def test_a_formula_is_told_to_all(self, model, monkeypatch):
         told, denoise = [], Model.denoise

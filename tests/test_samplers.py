@@ -292,7 +292,7 @@ def test_evaluations_are_counted(rule, steps):
 
 
 def test_unknown_grid_is_named():
-    with pytest.raises(ValueError, match=r"grid 'cosine': there are staged, arcsin, log, karras"):
+    with pytest.raises(ValueError, match=r"grid 'cosine': there are staged, early, arcsin, log, karras"):
         Sampler(grid="cosine")
 
 

@@ -256,7 +256,7 @@ class TestNetwork:
         sample_attempts(model, replace(request, targets=()), [0])
         assert told and all((heavy > 0).all() and not composition.any() for _, heavy, composition in told)
 
-    def test_weights_can_want_it_always(self, model, monkeypatch):
+    def test_weights_can_want_it_always(self, model, part, monkeypatch):
         """But where a part is known, whose hydrogens no composition of the training data tells."""
         quality = QualityConfig(fast=2, balanced=3, grid="early", told_composition=True)
         monkeypatch.setattr(model, "config", replace(model.config, quality=quality))
@@ -264,7 +264,7 @@ class TestNetwork:
         assert choose_sampler(model.config, None, None).evaluations == 3
         assert choose_sampler(model.config, None, 7) == Sampler(7, grid="early")
         sizes = Sizes(np.array([7]), np.array([3]), np.array([[4, 2, 1, 0]]))
-        for known, expected in ((None, [4, 2, 1, 0]), (object(), [0] * 4)):
+        for known, expected in ((None, [4, 2, 1, 0]), (part(1), [0] * 4)):
             request = Request(1, known=known)
             found = SameSize(model, request, sizes, None, lambda work: None).conditions(np.array([0]))
             assert found.composition.tolist() == [expected] and found.heavy.tolist() == [3]

@@ -214,18 +214,19 @@ def with_hydrogens(mol: Chem.Mol) -> Chem.Mol:
 
 def _relax_from(mol: Chem.Mol, first: int) -> None:
     """Relax the atoms from ``first`` on by MMFF94s, the others fixed; nothing where it has no parameters."""
-    Chem.GetSymmSSSR(mol)
-    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(mol, mmffVariant="MMFF94s")
-    field = properties and rdForceFieldHelpers.MMFFGetMoleculeForceField(mol, properties)
+    copy = Chem.Mol(mol)  # whose Kekulé bonds the force field makes aromatic
+    Chem.GetSymmSSSR(copy)
+    properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(copy, mmffVariant="MMFF94s")
+    field = properties and rdForceFieldHelpers.MMFFGetMoleculeForceField(copy, properties)
     if not field:
         return
     for k in range(first):
         field.AddFixedPoint(k)
-    before = mol.GetConformer().GetPositions()
     try:
         field.Minimize(maxIts=MAX_RELAXATION_STEPS)
     except RuntimeError:  # no downhill direction among atoms that lie on each other
-        mol.GetConformer().SetPositions(before)
+        return
+    mol.GetConformer().SetPositions(copy.GetConformer().GetPositions())
 
 
 def check(mol: Chem.Mol) -> Verdict:

@@ -291,6 +291,8 @@ class TestHydrogensOfModelsWithoutThem:
         whole = chem.with_hydrogens(heavy)
         assert heavy.GetNumAtoms() == len(before)  # the input is not changed
         assert np.array_equal(whole.GetConformer().GetPositions()[: len(before)], before)
+        orders = [Chem.GetAdjacencyMatrix(mol, useBO=True)[: len(before), : len(before)] for mol in (whole, heavy)]
+        assert np.array_equal(*orders), "Kekulé orders as they were made"
         accepted, reason = chem.check(whole)
         assert reason is None
         assert chem.smiles(accepted) == Chem.CanonSmiles(text)

@@ -20,9 +20,9 @@ from moldiff.molecule import Molecules
 from moldiff.samplers import Sampler
 
 STRENGTH = 0.5
-# Noise levels where analogues start at strengths 0 and 1: from the first nearly all molecules of QM9 come back as they
-# were, from the second none does, nor anything like it. Both lie above the window that the sampler churns.
-STARTS = (0.25, 1.25)
+# Noise levels where analogues start at strengths 0 and 1: from the first most molecules of QM9 come back as they were, from
+# the second none does, nor anything like it. Hydrogens hold a graph together; heavy atoms alone forget it earlier.
+STARTS = {"explicit": (0.25, 1.25), "implicit": (0.04, 0.25)}
 
 
 @dataclass(frozen=True)
@@ -249,13 +249,13 @@ def _plan_analogues(wishes: Wishes, data: DataInfo, sampler: Sampler) -> Plan:
     fixed = torch.tensor([k in match for k in atoms])
     none = torch.zeros_like(fixed)
     known = Known(molecule, fixed, fixed, fixed[:, None] & fixed[None], none, grows=False, parent=_smiles(wishes.like))
-    started = start_near(sampler, STRENGTH if wishes.strength is None else wishes.strength)
+    started = start_near(sampler, STRENGTH if wishes.strength is None else wishes.strength, data.hydrogens)
     return Plan(known, None, started, notes, (wishes.like, match))
 
 
-def start_near(sampler: Sampler, strength: float) -> Sampler:
+def start_near(sampler: Sampler, strength: float, hydrogens: str) -> Sampler:
     """The sampler's last steps, from the noise level of a strength in (0, 1): between ``STARTS``, evenly in log σ."""
-    low, high = STARTS
+    low, high = STARTS[hydrogens]
     start = low * (high / low) ** strength
     below = sum(sigma <= start for sigma in sampler.sigmas())
     return replace(sampler, strength=max(2, below) / sampler.steps)

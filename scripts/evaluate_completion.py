@@ -57,7 +57,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=["conformers", "bonds"])
     parser.add_argument("data", type=Path, help="a prepared set with explicit hydrogens")
-    parser.add_argument("--model", default="qm9", help="a shipped model's name or a weights file")
+    parser.add_argument("--model", default="qm9-atoms", help="a shipped model's name or a weights file")
     parser.add_argument("-n", type=int, default=100, help="molecules [default: 100]")
     parser.add_argument("--conformers", type=int, default=10, help="of each [default: 10]")
     parser.add_argument("--steps", type=int, nargs="+", default=None, help="[default: as the commands have it]")

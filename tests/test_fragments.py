@@ -147,7 +147,7 @@ class TestAnalogues:
         plan = fragments.plan(Wishes(like=embed("CCO"), strength=0.3), data, Sampler())
         assert not plan.known.is_part and not plan.known.grows and plan.known.parent == "CCO"
         assert len(plan.known) == 9 and plan.columns == {"similarity": "float64"}
-        assert STARTS[0] < plan.sampler.sigmas()[0] < STARTS[1]
+        assert STARTS["explicit"][0] < plan.sampler.sigmas()[0] < STARTS["explicit"][1]
 
     def test_hydrogens(self, data, implicit):
         assert len(fragments.plan(Wishes(like=Chem.RemoveHs(embed("CCO"))), data, Sampler()).known) == 9
@@ -162,10 +162,11 @@ class TestAnalogues:
     @pytest.mark.parametrize(
         "sampler", [Sampler(16), Sampler(30), Sampler(), Sampler(100), Sampler(12), Sampler(40, grid="karras")], ids=str
     )
-    def test_strength_is_monotone(self, sampler):
-        levels = [start_near(sampler, 0.05 * k).sigmas() for k in range(1, 20)]
+    @pytest.mark.parametrize("hydrogens", STARTS)
+    def test_strength_is_monotone(self, sampler, hydrogens):
+        levels = [start_near(sampler, 0.05 * k, hydrogens).sigmas() for k in range(1, 20)]
         starts = [sigmas[0] for sigmas in levels]
-        assert starts == sorted(starts) and starts[0] < starts[-1] <= STARTS[1]
+        assert starts == sorted(starts) and starts[0] < starts[-1] <= STARTS[hydrogens][1]
         for sigmas in levels:
             assert sampler.sigmas()[-len(sigmas) :] == sigmas
 

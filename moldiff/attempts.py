@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Integer
 
 from moldiff.chem import mean_valence
 from moldiff.conditions import Conditions, Target, check_targets, draw_values
-from moldiff.config import GUIDANCE, Config
+from moldiff.config import GUIDANCE, QUALITIES, Config
 from moldiff.errors import RequestError
 from moldiff.formula import composition_of
 from moldiff.guidance import Guide, evaluations
@@ -102,9 +102,8 @@ def choose_sampler(config: Config, quality: str | None, steps: int | None) -> Sa
 
     Raises RequestError for both at once and for an unknown name.
     """
-    names = ("fast", "balanced", "best")
-    if quality is not None and quality not in names:
-        raise RequestError(f"--quality {quality}: there are {', '.join(names)}")
+    if quality is not None and quality not in QUALITIES:
+        raise RequestError(f"--quality {quality}: there are {', '.join(QUALITIES)}")
     if quality is not None and steps is not None:
         raise RequestError(f"--quality {quality} --steps {steps}: a quality sets the steps; give one of the two")
     evaluations = getattr(config.quality, quality or "balanced") if steps is None else steps

@@ -18,6 +18,7 @@ import torch
 from moldiff import chem, fragment_checks, fragments
 from moldiff.attempts import Request, asked_values, choose_sampler, sample_attempts
 from moldiff.conditions import find_property, read_target
+from moldiff.config import QUALITIES
 from moldiff.formula import has_formula
 from moldiff.model import Model, choose_device
 from moldiff.model_file import HISTORY
@@ -278,6 +279,7 @@ class Generator:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "vocabulary": list(data.vocabulary),
             "hydrogens": data.hydrogens,
+            "evaluations": {name: getattr(config.quality, name) for name in QUALITIES},
             "heavy atoms": f"{sizes[:, 0].min()}-{sizes[:, 0].max()}",
             "atoms": f"{sizes[:, 1].min()}-{sizes[:, 1].max()}",
             "properties": [

@@ -60,15 +60,16 @@ class DataInfo:
     @property
     def made(self) -> tuple[bool, ...]:
         """For each of ``elements`` whether the model makes its atoms."""
-        return tuple(k in self.element_of for k in range(len(self.elements)))
+        elements, of_token = by_element(self.vocabulary, self.hydrogens)
+        return tuple(k in of_token for k in range(len(elements)))
 
     @cached_property
     def size_histogram(self) -> tuple[tuple[int, int, int], ...]:
         """(heavy atoms, atoms that the model makes, molecules)."""
         sizes: Counter[tuple[int, int]] = Counter()
-        heavy = [symbol != "H" for symbol in self.elements]
+        heavy, made = [symbol != "H" for symbol in self.elements], self.made
         for *composition, molecules in self.compositions:
-            sizes[sum(compress(composition, heavy)), sum(compress(composition, self.made))] += molecules
+            sizes[sum(compress(composition, heavy)), sum(compress(composition, made))] += molecules
         return tuple((*size, molecules) for size, molecules in sorted(sizes.items()))
 
     @classmethod

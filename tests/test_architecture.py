@@ -14,7 +14,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A module imports from rows above its own, and within its row as long as there is no circle.
 ORDER = [
     {"errors", "config", "molecule", "schedules", "files", "checkpoints", "weights", "citations", "workers", "filters"}
-    | {"composition"},
+    | {"composition", "valences"},
     {"conditions", "processes", "chem", "stereo", "tasks", "known"},
     {
         "denoisers",

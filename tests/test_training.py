@@ -240,6 +240,7 @@ class TestHeldOut:
 
 TWO_PROCESSES = """
 import json, os, sys
+import torch.distributed as dist
 from pathlib import Path
 from moldiff import batches, training
 from moldiff.config import Config
@@ -252,9 +253,11 @@ def watched(loop, seconds):
     ends.append([loop.state.model.sha256, loop.state.step, loop.state.best.step, loop.state.best.loss])
 
 training.Loop.go = watched
+dist.init_process_group("gloo")  # one for both trainings: gloo may hang when a second one begins in a process
 for text in sys.argv[3:]:
     training.train(data, Path(sys.argv[2]) / str(len(ends)), Config.from_dict(json.loads(text)))
 Path(sys.argv[2] + os.environ["RANK"]).write_text(json.dumps(ends))
+dist.destroy_process_group()
 """
 
 

@@ -15,8 +15,9 @@ def task_levels(
 ) -> NoiseLevel:
     """Noise levels of a training batch: σ where the drawn task leaves a field free, 0 where it is known.
 
-    ``fragment``: one or two connected pieces known with all their fields; ``conformer``: the graph known, positions free;
-    ``bonds``: positions known, tokens free. ``tasks`` gives the shares.
+    ``fragment``: one or two connected pieces known with all their fields, and of some of their atoms that nothing else is
+    bonded to them; ``conformer``: the graph known, positions free; ``bonds``: positions known, tokens free. ``tasks`` gives
+    the shares.
     """
     b = len(molecules)
     names = list(tasks)
@@ -27,7 +28,9 @@ def task_levels(
     level = NoiseLevel.free(molecules, sigma)
     known_pos = known | is_task["bonds"][:, None]
     known_token = known | is_task["conformer"][:, None]
+    closed = closed_atoms(molecules, known, generator)
     known_bond = (known[:, :, None] & known[:, None, :]) | is_task["conformer"][:, None, None]
+    known_bond |= (closed[:, :, None] & ~known[:, None, :]) | (~known[:, :, None] & closed[:, None, :])
     return NoiseLevel(
         pos=level.pos.masked_fill(known_pos, 0),
         atom=level.atom.masked_fill(known_token, 0),
@@ -60,3 +63,14 @@ def random_fragments(molecules: Molecules, generator: torch.Generator) -> Bool[T
     youngest = torch.where(known, age, torch.inf).argmin(1)  # no other atom was reached through it
     known[everything, youngest[everything]] = False
     return known
+
+
+def closed_atoms(
+    molecules: Molecules, known: Bool[Tensor, "b n"], generator: torch.Generator
+) -> Bool[Tensor, "b n"]:
+    """Those of the known atoms that are bonded to no other: all in half of the molecules, a random share in the rest."""
+    b, n = known.shape
+    draw = lambda *shape: torch.rand(*shape, generator=generator, device=generator.device).to(known.device)  # noqa: E731
+    outside = (molecules.mask & ~known).float()
+    ends = ((molecules.bond > 0).float() @ outside[..., None])[..., 0] == 0
+    return known & ends & (draw(b, n) < 2 * draw(b, 1))

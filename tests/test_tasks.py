@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moldiff.molecule import Molecules
-from moldiff.tasks import TASKS, random_fragments, task_levels
+from moldiff.tasks import TASKS, closed_atoms, random_fragments, task_levels
 
 
 def pieces(molecules: Molecules, known: torch.Tensor, k: int) -> int:
@@ -66,14 +66,33 @@ def test_levels_of_whole_molecules(random_molecules, task, free):
 
 
 def test_levels_of_fragments(random_molecules):
-    """A bond is known when both of its atoms are."""
+    """A bond is known when both of its atoms are, and that there is none between a closed atom and all others."""
     molecules, level = levels_of(random_molecules, "fragment")
     known = molecules.mask & (level.pos == 0)
     assert known.any(1).all()
     assert (known.sum(1) < molecules.size).all()
     assert torch.equal(level.pos, level.atom)
     inside = known[:, :, None] & known[:, None]
-    assert torch.equal(level.bond > 0, molecules.pair_mask & ~inside)
+    outside = molecules.pair_mask & ~known[:, :, None] & ~known[:, None]
+    across = molecules.pair_mask & ~inside & ~outside
+    assert (level.bond[inside] == 0).all() and (level.bond[outside] > 0).all()
+    told = across & (level.bond == 0)
+    assert torch.equal(told, told.transpose(1, 2))
+    assert (molecules.bond[told] == 0).all()
+    rows = (told == across).all(2) | (~told).all(2)
+    assert rows[known].all()  # of a known atom all such bonds are told or none
+
+
+def test_half_of_the_fragments_have_all_their_closed_atoms_told():
+    """A chain of four, the first two known: nothing is bonded to the first, and the third is bonded to the second."""
+    bond = torch.diag_embed(torch.ones(3, dtype=torch.long), 1)
+    bond = (bond + bond.T).expand(4000, 4, 4)
+    ones = torch.ones(4000, 4, dtype=torch.bool)
+    chains = Molecules(ones, torch.zeros(4000, 4, 3), ones.long(), bond)
+    known = torch.tensor([True, True, False, False]).expand(4000, 4)
+    told = closed_atoms(chains, known, torch.Generator().manual_seed(0))
+    assert not told[:, 1:].any()
+    assert float(told[:, 0].float().mean()) == pytest.approx(0.75, abs=0.03)
 
 
 def test_shares(random_molecules):

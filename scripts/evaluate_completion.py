@@ -14,17 +14,16 @@ charge is right, whatever the bond orders and charges. Times are process CPU sec
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from rdkit import Chem
 from rdkit.Chem import Mol, rdDetermineBonds, rdDistGeom, rdMolAlign
+from rows import Row, show_rows
 
 from moldiff import chem, load
 from moldiff.conformers import conformers_request, ensembles
@@ -35,22 +34,14 @@ from moldiff.perception import bonds_request, frames_of, perceptions
 from moldiff.stereo import placed
 
 THRESHOLDS = (0.1, 0.25, 0.5)  # Å; 0.5 is usual for QM9 (GeoMol, arXiv 2106.07802)
-Row = dict[str, Any]
 
 
 def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
     generator = load(options.model, options.device)
-    rows = []
-    for row in (evaluate_conformers if options.task == "conformers" else evaluate_bonds)(generator, options):
-        rows.append(row)
-        if len(rows) == 1:
-            print(f"| {' | '.join(row)} |\n|{' --- |' * len(row)}")
-        print(f"| {' | '.join(map(str, row.values()))} |", flush=True)
-    if options.json:
-        facts = {"weights": generator.hash, "options": {k: str(v) for k, v in vars(options).items()}, "rows": rows}
-        options.json.write_text(json.dumps(facts, indent=1))
+    rows = evaluate_conformers if options.task == "conformers" else evaluate_bonds
+    show_rows(rows(generator, options), options, generator.hash)
 
 
 def arguments() -> argparse.Namespace:

@@ -9,16 +9,15 @@ The weight 0 is no guidance.
 """
 
 import argparse
-import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from rdkit.Chem import Mol, rdShapeAlign
 from rich.progress import track
+from rows import Row, show_rows
 
 from moldiff import chem
 from moldiff.attempts import Request, choose_sampler
@@ -34,15 +33,8 @@ def main() -> None:
     torch.set_num_threads(1)
     generator = load(options.model, options.device)
     mols = references(options.data, options.references, options.seed)
-    rows = []
-    for weight in [0.0, *options.weight]:
-        rows.append(measure(generator, mols, weight, options))
-        if len(rows) == 1:
-            print(f"| {' | '.join(rows[0])} |\n|{' --- |' * len(rows[0])}")
-        print(f"| {' | '.join(map(str, rows[-1].values()))} |", flush=True)
-    if options.json:
-        facts = {"weights": generator.hash, "options": {k: str(v) for k, v in vars(options).items()}, "rows": rows}
-        options.json.write_text(json.dumps(facts, indent=1))
+    rows = (measure(generator, mols, weight, options) for weight in [0.0, *options.weight])
+    show_rows(rows, options, generator.hash)
 
 
 def arguments() -> argparse.Namespace:
@@ -73,7 +65,7 @@ def references(data: Path, count: int, seed: int) -> list[Mol]:
     return [usable[k] for k in np.linspace(0, len(usable) - 1, count).astype(int)]
 
 
-def measure(generator: Generator, mols: list[Mol], weight: float, options: argparse.Namespace) -> dict[str, Any]:
+def measure(generator: Generator, mols: list[Mol], weight: float, options: argparse.Namespace) -> Row:
     rejected, of_reference = Counter(), []
     for mol in track(mols, f"weight {weight:g}", transient=True):
         made, reasons = generate(generator, mol, weight, options)

@@ -16,7 +16,8 @@ from moldiff.generation import Record
 from moldiff.weights import shipped_models
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("README.md", "data/README.md", "moldiff/weights/README.md", "CHANGELOG.md", "docs/experiments.md")
+PAGES = sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))
+DOCUMENTS = ("README.md", "data/README.md", "moldiff/weights/README.md", "CHANGELOG.md", *PAGES)
 PROGRAMS = {"moldiff": [], "generate-molecules": ["generate"]}  # what each puts before its arguments
 OPERATORS = {"&&", "||", "|", ";", ">", ">>", "<", "2>"}
 

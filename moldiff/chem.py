@@ -17,7 +17,7 @@ from rdkit.Chem import rdForceFieldHelpers
 from rdkit.Geometry import Point3D
 
 from moldiff.errors import MoldiffError
-from moldiff.molecule import Molecules, split_token
+from moldiff.molecule import TOKEN_FORM, Molecules, split_token
 
 RDKIT_VERSION = rdBase.rdkitVersion
 # The shortest bond there is, in H2, is 0.74 Å; nothing met at room temperature brings two nuclei closer than this.
@@ -80,7 +80,7 @@ def parse_token(name: str) -> tuple[str, int]:
     symbol, charge = split_token(name)
     if token_name(symbol, charge) == name and _is_element(symbol):
         return symbol, charge
-    raise ValueError(f"token {name!r}: expected an element and its charge, such as 'C', 'N+' or 'O2-'")
+    raise ValueError(f"token {name!r}: {TOKEN_FORM}")
 
 
 def _is_element(symbol: str) -> bool:

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     import torch_geometric.data
 
 BOND_CLASSES = 4  # none, single, double, triple (Kekulé orders)
+HYDROGENS = ("explicit", "implicit")  # atoms like the others, or left to the valences of these
 _TOKEN = re.compile(r"([A-Z][a-z]?)(\d*)([+-]?)")
+TOKEN_FORM = "expected an element and its charge, such as 'C', 'N+' or 'O2-'"
 
 
 def split_token(name: str) -> tuple[str, int]:
     """Symbol and formal charge of a token such as "N+" or "O2-". Raises ``ValueError`` for anything of another form."""
     match = _TOKEN.fullmatch(name)
     if match is None:
-        raise ValueError(f"token {name!r}: expected an element and its charge, such as 'C', 'N+' or 'O2-'")
+        raise ValueError(f"token {name!r}: {TOKEN_FORM}")
     symbol, size, sign = match.groups()
     return symbol, int(sign + (size or "1")) if sign else 0
 

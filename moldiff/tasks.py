@@ -65,9 +65,7 @@ def random_fragments(molecules: Molecules, generator: torch.Generator) -> Bool[T
     return known
 
 
-def closed_atoms(
-    molecules: Molecules, known: Bool[Tensor, "b n"], generator: torch.Generator
-) -> Bool[Tensor, "b n"]:
+def closed_atoms(molecules: Molecules, known: Bool[Tensor, "b n"], generator: torch.Generator) -> Bool[Tensor, "b n"]:
     """Those of the known atoms that are bonded to no other: all in half of the molecules, a random share in the rest."""
     b, n = known.shape
     draw = lambda *shape: torch.rand(*shape, generator=generator, device=generator.device).to(known.device)  # noqa: E731

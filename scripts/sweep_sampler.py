@@ -56,6 +56,7 @@ def main() -> None:
     torch.set_num_threads(1)
     generator = load(options.model, options.device)
     options.temperature = options.temperature or [generator.model.config.process.temperature]
+    options.grid = options.grid or [generator.model.config.quality.grid]
     reference = activation_moments(options.reference.read_text().split()) if options.reference else None
     rows = read(options.output) if options.output.exists() else []
     missing = [settings for settings in combinations(generator, options) if key(settings) not in map(key, rows)]
@@ -92,7 +93,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--reference", type=Path, help="SMILES, one a line, for the FCD; needs moldiff[eval]")
     parser.add_argument("--sigma-max", type=float, nargs="+", default=[standard.sigma_max])
-    parser.add_argument("--grid", nargs="+", choices=GRIDS, default=[standard.grid])
+    parser.add_argument("--grid", nargs="+", choices=GRIDS, default=[], help="[default: the weights' own]")
     parser.add_argument("--rule", nargs="+", choices=RULES, default=["dpm"])
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--device", default="cpu")

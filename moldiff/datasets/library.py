@@ -18,6 +18,7 @@ from moldiff.datasets.published import PUBLISHED, count_published, hash_publishe
 from moldiff.datasets.readers import ReadError, format_of, read_records
 from moldiff.datasets.records import Record
 from moldiff.errors import RequestError
+from moldiff.molecule import HYDROGENS
 
 DRAW = 1  # sets the drawing of records apart from that of the split
 WITH_COLUMNS = ("table", "parquet")
@@ -53,7 +54,7 @@ class Library:
             raise RequestError(f"--seed {self.curation.seed}: must be between 0 and 2^31 - 1")
         if self.split not in SPLIT_RULES:
             raise RequestError(f"--split {self.split}: choose {' or '.join(SPLIT_RULES)}")
-        if self.curation.hydrogens not in ("explicit", "implicit"):
+        if self.curation.hydrogens not in HYDROGENS:
             raise RequestError(f"--hydrogens {self.curation.hydrogens}: choose explicit or implicit")
         for what, values in (("--property", self.names), ("file", [str(path) for path in self.files])):
             twice = [value for value, count in Counter(values).items() if count > 1]

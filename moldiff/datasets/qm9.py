@@ -25,6 +25,7 @@ from moldiff.chem import Graph, graph_from_smiles, token_name
 from moldiff.datasets.prepared import SPLITS, Split, Structure, learned_from, sort_kinds, write_prepared
 from moldiff.datasets.shards import discard
 from moldiff.errors import MoldiffError
+from moldiff.molecule import HYDROGENS
 
 HARTREE = 27.211386245988  # eV
 # name, unit, column of qm9pack, position in the second line of an archive's file, factor to the unit
@@ -92,8 +93,10 @@ def prepare_qm9(
     ``progress``: called with (done, total). ``force``: remove first what another set, or work on one, has left there.
     ``hydrogens``: "implicit" leaves them out; in all of QM9 the valences of the others imply them. Molecules of fewer than two
     atoms are then dropped as ``too small``.
-    Raises :class:`QM9Error` when there is no readable source.
+    Raises :class:`QM9Error` when there is no readable source, and for another ``hydrogens``.
     """
+    if hydrogens not in HYDROGENS:
+        raise QM9Error(f"hydrogens {hydrogens!r}: {' or '.join(HYDROGENS)}")
     rows, source = read_rows(archive)
     names = split_names(len(rows))
     records = convert_all(rows, jobs or os.cpu_count() or 1, progress)

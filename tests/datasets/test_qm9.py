@@ -231,6 +231,11 @@ def test_result_does_not_depend_on_processes(tmp_path, monkeypatch):
     }
 
 
+def test_hydrogens_are_left_out_or_not(tmp_path):
+    with pytest.raises(qm9.QM9Error, match="hydrogens 'none': explicit or implicit"):
+        qm9.prepare_qm9(TABLE, tmp_path, jobs=1, hydrogens="none")
+
+
 def test_hydrogens_can_be_left_out(tmp_path, rows):
     meta = qm9.prepare_qm9(TABLE, tmp_path, jobs=1, hydrogens="implicit")
     assert meta["hydrogens"] == "implicit" and "H" not in meta["vocabulary"]

@@ -20,7 +20,8 @@ Examples:
     python scripts/evaluate_conditional.py halves/generator --model run/weights.safetensors --predictor qm9-properties.safetensors
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Annotated
 
@@ -29,9 +30,8 @@ import pandas as pd
 import torch
 import typer
 from rdkit.Chem import Mol
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rows import Row, print_rows
 
 from moldiff import chem
 from moldiff.attempts import Request, SizeDraw, choose_sampler, sample_sizes
@@ -77,13 +77,21 @@ def main(
         if not names or set(names) - set(known):
             raise RequestError(f"--property {' '.join(names) or 'none'}: measured are {', '.join(known)}")
         study = Study(generator, data, n, seed, quality, measure, oracle)
-        rows = []
-        for name in names:
-            for weight in guidance or (0.0, 1.0, 2.0):
-                rows += study.run(name, weight)
-                if output:  # what has been measured is not lost
-                    pd.DataFrame(rows).to_csv(output, index=False)
-    show(pd.DataFrame(rows), study)
+        print(f"{generator.name}, {study.sampler.evaluations} evaluations (twice with guidance other than 1)")
+        rows: list[Row] = []
+        print_rows(summaries(study, names, guidance or [0.0, 1.0, 2.0], rows, output))
+
+
+def summaries(
+    study: "Study", names: list[str], guidance: list[float], rows: list[Row], output: Path | None
+) -> Iterator[Row]:
+    """One for each property and guidance; ``rows`` are those of the molecules, which go to ``output`` as they come."""
+    for name, weight in product(names, guidance):
+        group = study.run(name, weight)
+        rows += group
+        if output:  # what has been measured is not lost
+            pd.DataFrame(rows).to_csv(output, index=False)
+        yield summary(pd.DataFrame(group), study.real is not None)
 
 
 def measure_by(oracle: Predictor | None, dft: bool, generator: Generator) -> tuple[Measure, list[str]]:
@@ -93,7 +101,9 @@ def measure_by(oracle: Predictor | None, dft: bool, generator: Generator) -> tup
             raise RequestError("--predictor: its vocabulary is not that of the model")
         return lambda mols, _: predicted(oracle, mols), [p.name for p in oracle.data.properties]
     one, known = (dft_properties, DFT_UNITS) if dft else (druglike_facts, DRUGLIKE_COLUMNS)
-    return lambda _, mols: [None if mol is None else one(mol) for mol in track(mols, "measured")], list(known)
+    return lambda _, mols: [None if mol is None else one(mol) for mol in track(mols, "measured", transient=True)], list(
+        known
+    )
 
 
 def predicted(oracle: Predictor, mols: list[Mol]) -> list[dict]:
@@ -125,7 +135,7 @@ class Study:
         self.by_size = np.stack([np.where(np.isnan(means[atoms]), means[0], means[atoms]) for atoms in self.atoms])
         self.real = None if oracle is None else predicted(oracle, self.to_rdkit(molecules_of(asked)))
 
-    def run(self, name: str, weight: float) -> list[dict]:
+    def run(self, name: str, weight: float) -> list[Row]:
         """One row for each molecule asked for."""
         p = find_property(name, self.generator.model.data.properties)
         column = self.generator.model.data.properties.index(p)
@@ -168,38 +178,23 @@ def molecules_of(split: Split) -> Molecules:
     return Molecules.collate([singles[k] for k in range(len(split))])
 
 
-def show(table: pd.DataFrame, study: Study) -> None:
-    shown = Table(
-        title=f"{study.generator.name}, {study.sampler.evaluations} evaluations (twice with guidance other than 1)"
-    )
-    measured_on_all = not table.found[~table.valid].isna().all()
-    every = ("MAE of all", "± s.e.") if measured_on_all else ()
-    for column in (
-        "property",
-        "guidance",
-        "n",
-        "valid",
-        *every,
-        "MAE of valid",
-        "± s.e.",
-        "median",
-        "#atoms",
-        "shuffled",
-    ):
-        shown.add_column(column, justify="right")
-    if study.real:
-        shown.add_column("real", justify="right")
-    for (name, weight), group in table.groupby(["property", "guidance"], sort=False):
-        error = (group.found - group.asked).abs()
-        of_valid = error[group.valid].dropna()
-        numbers = [error.mean(), error.sem()] if measured_on_all else []
-        numbers += [of_valid.mean(), of_valid.sem(), of_valid.median()]
-        numbers += [(group[c] - group.asked).abs().mean() for c in ("by_size", "other")]
-        numbers += [(group.real - group.asked).abs().mean()] if study.real else []
-        label = f"{name} ({group.unit.iloc[0]})" if group.unit.iloc[0] else name
-        counts = (f"{weight:g}", f"{len(group)}", f"{100 * group.valid.mean():.1f} %")
-        shown.add_row(label, *counts, *(f"{x:.3g}" for x in numbers))
-    Console().print(shown)
+def summary(group: pd.DataFrame, predicted: bool) -> Row:
+    """Mean absolute errors of one property at one guidance, and what bounds them. Predictions are of all, valid or not."""
+    error, unit = (group.found - group.asked).abs(), group.unit.iloc[0]
+    of_valid = error[group.valid].dropna()
+    of_all = {"MAE of all": with_error(error)} if predicted else {}
+    bounds = {"#atoms": "by_size", "shuffled": "other"} | ({"real": "real"} if predicted else {})
+    return {
+        "property": f"{group.property.iloc[0]} ({unit})" if unit else group.property.iloc[0],
+        "guidance": f"{group.guidance.iloc[0]:g}", "n": len(group), "valid": f"{100 * group.valid.mean():.1f} %",
+        **of_all, "MAE of valid": with_error(of_valid), "median": f"{of_valid.median():.3g}",
+        **{label: f"{(group[column] - group.asked).abs().mean():.3g}" for label, column in bounds.items()},
+    }  # fmt: skip
+
+
+def with_error(values: pd.Series) -> str:
+    """Mean ± standard error."""
+    return f"{values.mean():.3g} ± {values.sem():.2g}"
 
 
 if __name__ == "__main__":

@@ -158,16 +158,22 @@ class Conditions:
         return replace(self, composition=self.composition.masked_fill(where[:, None], 0))
 
     def dropped(
-        self, uniform: Float[Tensor, "b columns"], drop_all: float, drop_heavy: float, drop_composition: float
+        self,
+        uniform: Float[Tensor, "b columns"],
+        drop_all: float,
+        drop_heavy: float,
+        drop_composition: float,
+        keep_all: float = 0.0,
     ) -> "Conditions":
         """Training-time dropping for classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598).
 
-        A molecule keeps none of its properties, or each with a chance of its own between 0 and 1: so one alone, which
-        is what is mostly asked for, is seen as often as any other number of them. The composition goes in a share of
+        A molecule keeps none of its properties, all of them, or each with a chance of its own between 0 and 1: so one
+        alone, which is what is mostly asked for, is seen as often as any other number of them. The composition goes in a share of
         ``drop_composition``, in ``drop_heavy`` of all the number of heavy atoms, too. ``uniform``: (b, properties + 2)
         numbers in (0, 1).
         """
-        chance = (uniform[:, :1] - drop_all) / max(1 - drop_all, 1e-6)  # below 0 for those that keep none
+        rest = max(1 - drop_all - keep_all, 1e-6)
+        chance = (uniform[:, :1] - drop_all) / rest  # below 0 for those that keep none, above 1 for those that keep all
         given = self.given & (uniform[:, 2:] < chance)
         heavy = torch.where(uniform[:, 1] >= drop_heavy, self.heavy, 0)
         kept = replace(self, value=torch.where(given, self.value, 0.0), given=given, heavy=heavy)

@@ -52,6 +52,7 @@ class TrainConfig:
     atom_weight: float = 0.3
     bond_weight: float = 0.5
     drop_all: float = 0.5  # chance that a sample sees no property
+    keep_all: float = 0.0  # chance that it sees every one
     drop_heavy: float = 0.1  # chance that a sample does not see how many of its atoms are heavy
     drop_composition: float = 0.5  # and how many there are of each element
     self_condition: float = 0.5  # share of each batch that sees its own first estimate

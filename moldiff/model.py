@@ -145,7 +145,7 @@ class Model(TrainedNetwork):
         clean = clean.centre(level.fixed_pos)
         conditions = self.told_atoms(conditions, clean)
         numbers = uniform(b, len(self.data.properties) + 2)
-        conditions = conditions.dropped(numbers, t.drop_all, t.drop_heavy, t.drop_composition)
+        conditions = conditions.dropped(numbers, t.drop_all, t.drop_heavy, t.drop_composition, t.keep_all)
         normal = torch.randn(b, n, 3, generator=generator, device=generator.device).to(device)
         noisy = clean.replace(
             pos=self.process["pos"].noise(clean.pos, level, normal, clean.mask),

@@ -56,6 +56,10 @@ def test_dropping():
     assert all(torch.equal(getattr(untouched, name), getattr(conditions, name)) for name in FIELDS if name != "value")
     assert torch.equal(untouched.value, given.float())
     assert not conditions.dropped(torch.rand(4, 4), 1.0, 0.0, 0.0).given.any()
+    kept = conditions.dropped(
+        torch.tensor([[0.4, 1, 1, 1], [0.5, 1, 0.1, 0.6], [0.61, 1, 1, 1], [0.9, 1, 1, 1]]), 0.4, 0.0, 0.0, 0.4
+    )
+    assert kept.given.tolist() == [[False, False], [True, False], [True, True], [True, False]]
 
 
 @pytest.mark.parametrize(("heavy", "composition"), [(0.5, 0.1), (0.5, 0.5), (1.0, 0.0)])

@@ -117,12 +117,14 @@ class Sizes:
     atoms: Integer[np.ndarray, " b"]
     heavy: Integer[np.ndarray, " b"]  # 0: unknown
     composition: Integer[np.ndarray, "b elements"]  # all 0: unknown
+    properties: Float[np.ndarray, "b properties"] | None = None  # physical, of a training molecule; NaN: unknown
 
     def __len__(self) -> int:
         return len(self.atoms)
 
     def select(self, rows: Sequence[int] | Integer[np.ndarray, " rows"]) -> "Sizes":
-        return Sizes(self.atoms[rows], self.heavy[rows], self.composition[rows])
+        properties = None if self.properties is None else self.properties[rows]
+        return Sizes(self.atoms[rows], self.heavy[rows], self.composition[rows], properties)
 
 
 class SizeDraw:
@@ -280,16 +282,29 @@ def draw_request(
 ) -> tuple[Float[np.ndarray, "b properties"] | None, Sizes]:
     """Property values in physical units (NaN: not asked for; None: none is) and the size of every attempt."""
     uniform, values = _draw_values(data, request, random)
-    return values, request.size_draw(data)(uniform, values)
+    sizes = request.size_draw(data)(uniform[:, 0], values)
+    return values, replace(sizes, properties=draw_examples(data, sizes.composition, uniform[:, 1]))
+
+
+def draw_examples(
+    data: DataInfo, composition: Integer[np.ndarray, "b elements"], uniform: Float[np.ndarray, " b"]
+) -> Float[np.ndarray, "b properties"]:
+    """The properties of a training molecule of each composition, physical; NaN where there is none."""
+    drawn = np.full((len(composition), len(data.properties)), np.nan)
+    for k, row in enumerate(composition.tolist()):
+        examples = data.examples_by_composition.get(tuple(row))
+        if examples is not None:
+            drawn[k] = examples[int(uniform[k] * len(examples))]
+    return drawn
 
 
 def _draw_values(
     data: DataInfo, request: Request, random: KeyedRandomness
-) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, "b properties"] | None]:
-    """The number by which each size is drawn, and the property values: the first draws of every attempt."""
-    uniform = random.numbers(1 + len(request.targets))
-    values = draw_values(request.targets, data.properties, uniform[:, 1:]) if request.targets else None
-    return uniform[:, 0], values
+) -> tuple[Float[np.ndarray, "b 2"], Float[np.ndarray, "b properties"] | None]:
+    """The numbers by which each size and example are drawn, and the values asked for: the first draws of every attempt."""
+    uniform = random.numbers(2 + len(request.targets))
+    values = draw_values(request.targets, data.properties, uniform[:, 2:]) if request.targets else None
+    return uniform[:, :2], values
 
 
 def asked_values(data: DataInfo, request: Request, index: int) -> dict[str, float]:
@@ -342,19 +357,23 @@ class SameSize:
         else:
             template, free = r.known.template(len(filled), random.atoms, device)
         conditions = self.conditions(chosen).to(device)
+        guidance = 1.0 if self.values is None else r.guidance  # what is only told is not aimed at
         return sample_filled(
-            self.model, random, template, free, conditions, r.sampler, r.guides, r.guidance, self.tick,
+            self.model, random, template, free, conditions, r.sampler, r.guides, guidance, self.tick,
             keep_composition=r.formula is not None,
         )  # fmt: skip
 
     def conditions(self, rows: Integer[np.ndarray, " b"]) -> Conditions:
         properties = self.model.data.properties
+        quality, whole = self.model.config.quality, self.request.known is None
+        values = self.values
+        if values is None and quality.told_properties and whole:
+            values = self.sizes.properties
         unknown = np.full((len(rows), len(properties)), np.nan)
-        values = torch.from_numpy(unknown if self.values is None else self.values[rows]).float()
+        values = torch.from_numpy(unknown if values is None else values[rows]).float()
         heavy, composition = (torch.from_numpy(of[rows]) for of in (self.sizes.heavy, self.sizes.composition))
         asked = self.values is not None or self.request.formula is not None
-        told = self.model.config.quality.told_composition and self.request.known is None
-        if not (asked or told):  # elements that may change mend the structure
+        if not (asked or (quality.told_composition and whole)):  # elements that may change mend the structure
             composition = torch.zeros_like(composition)
         return replace(Conditions.from_physical(values, properties), heavy=heavy, composition=composition)
 

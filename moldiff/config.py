@@ -67,13 +67,15 @@ class TrainConfig:
 @dataclass(frozen=True)
 class QualityConfig:
     """How these weights are sampled: network evaluations of each named quality (README.md, "Results"), time grid (one of
-    :data:`moldiff.schedules.GRIDS`), and whether every molecule is told a composition drawn from the training data."""
+    :data:`moldiff.schedules.GRIDS`), and what every molecule is told where nothing is asked for: a composition drawn from
+    the training data, and the properties of a training molecule of this composition."""
 
     fast: int = 30
     balanced: int = 50
     best: int = 100
     grid: str = "staged"
     told_composition: bool = False
+    told_properties: bool = False
 
 
 @dataclass(frozen=True)

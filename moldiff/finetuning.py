@@ -83,7 +83,16 @@ def _compositions(info: DataInfo, source: DataInfo, grown: DataInfo) -> dict[str
                 for mine, yours in zip(found, other, strict=True)
             )
         )
-    return {"compositions": tuple(compositions), "property_by_composition": tuple(by_composition)}
+    examples = tuple((row, *_by_name(values, info, source)) for row, *values in info.examples)
+    return {
+        "compositions": tuple(compositions), "property_by_composition": tuple(by_composition), "examples": examples
+    }  # fmt: skip
+
+
+def _by_name(values: Sequence[int | float | None], info: DataInfo, source: DataInfo) -> list[int | float | None]:
+    """Values of the properties of ``info`` as those of ``source``."""
+    named = {p.name: value for p, value in zip(info.properties, values, strict=True)}
+    return [named.get(p.name) for p in source.properties]
 
 
 def extended(source: DataInfo, info: DataInfo, added: Sequence[str]) -> DataInfo:

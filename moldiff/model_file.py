@@ -11,6 +11,7 @@ from itertools import compress
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -46,6 +47,8 @@ class DataInfo:
     sha256: str  # of the training split
     # (means, deviations) of the properties for each of ``compositions``
     property_by_composition: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
+    # some training molecules: row of ``compositions``, and properties (None: unknown); weights before these had none
+    examples: tuple[tuple[int | float | None, ...], ...] = ()
 
     @property
     def elements(self) -> tuple[str, ...]:
@@ -72,6 +75,14 @@ class DataInfo:
             sizes[sum(compress(composition, heavy)), sum(compress(composition, made))] += molecules
         return tuple((*size, molecules) for size, molecules in sorted(sizes.items()))
 
+    @cached_property
+    def examples_by_composition(self) -> dict[tuple[int, ...], np.ndarray]:
+        """Properties that occur together in molecules of a composition, (molecules, properties), NaN where unknown."""
+        rows = np.array(self.examples, dtype=float).reshape(-1, 1 + len(self.properties))
+        starts = np.flatnonzero(np.diff(rows[:, 0], prepend=-1))
+        groups = np.split(rows, starts[1:]) if len(rows) else []
+        return {self.compositions[int(group[0, 0])][:-1]: group[:, 1:] for group in groups}
+
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "DataInfo":
         """From a prepared set's ``meta.json``."""
@@ -89,6 +100,7 @@ class DataInfo:
             "compositions": tuple(tuple(row) for row in values["compositions"]),
             "properties": tuple(Property(**p) for p in values["properties"]),
             "property_by_composition": tuple((tuple(m), tuple(s)) for m, s in values["property_by_composition"]),
+            "examples": tuple(tuple(row) for row in values.get("examples", ())),
         })  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from moldiff.attempts import (
     SizeDraw,
     Sizes,
     choose_sampler,
+    draw_examples,
     draw_request,
     sample_attempts,
     sample_sizes,
@@ -124,6 +125,32 @@ class TestTrainingData:
         value, size = draw_request(data, request, KeyedRandomness(0, [6]))
         assert (value[0, 0], size.atoms[0]) == (values[6, 0], sizes.atoms[6])
         assert (size.composition[0] == sizes.composition[6]).all()
+
+
+class TestExamples:
+    """Properties of training molecules, told with their composition."""
+
+    @pytest.fixture
+    def told(self, data) -> DataInfo:
+        return replace(data, examples=((0, 5.0, 1.0), (0, 6.0, None), (3, 7.0, 2.0)))
+
+    def test_those_of_the_composition_are_drawn_alike(self, told):
+        rows = np.array([ROWS[0][:-1], ROWS[0][:-1], ROWS[3][:-1], ROWS[4][:-1], (0,) * 4])
+        found = draw_examples(told, rows, np.array([0.0, 0.5, 1 - 1e-16, 0.3, 0.3]))
+        assert np.array_equal(found, [[5, 1], [6, np.nan], [7, 2], [np.nan] * 2, [np.nan] * 2], equal_nan=True)
+
+    def test_none_are_drawn_where_weights_hold_none(self, data):
+        _, sizes = draw_request(data, Request(3), KeyedRandomness(0, range(3)))
+        assert sizes.properties.shape == (3, 2) and np.isnan(sizes.properties).all()
+
+    def test_all_is_drawn_of_each_attempt_alone(self, told):
+        _, sizes = draw_request(told, Request(9), KeyedRandomness(0, range(9)))
+        _, one = draw_request(told, Request(9), KeyedRandomness(0, [6]))
+        assert np.array_equal(one.properties, sizes.select([6]).properties, equal_nan=True)
+        assert {tuple(row) for row in sizes.composition[~np.isnan(sizes.properties[:, 0])]} <= {
+            ROWS[0][:-1],
+            ROWS[3][:-1],
+        }
 
 
 class TestValues:
@@ -268,6 +295,39 @@ class TestNetwork:
             request = Request(1, known=known)
             found = SameSize(model, request, sizes, None, lambda work: None).conditions(np.array([0]))
             assert found.composition.tolist() == [expected] and found.heavy.tolist() == [3]
+
+    def test_weights_can_want_properties_too(self, model, part, monkeypatch):
+        """Those of the weights' own draw; not where others are asked for, or a part is known."""
+        quality = QualityConfig(told_composition=True, told_properties=True)
+        monkeypatch.setattr(model, "config", replace(model.config, quality=quality))
+        row = np.array([[4, 2, 1, 0]])
+        sizes = Sizes(np.array([7]), np.array([3]), row, np.array([[8.0, np.nan]]))
+        for known, values, expected in (
+            (None, None, [True, False]),
+            (None, np.array([[np.nan, 1.0]]), [False, True]),
+            (part(1), None, [False, False]),
+        ):
+            conditions = SameSize(model, Request(1, known=known), sizes, values, lambda work: None).conditions(
+                np.array([0])
+            )
+            assert conditions.given.tolist() == [expected]
+        told = SameSize(model, Request(1), sizes, None, lambda work: None).conditions(np.array([0]))
+        assert told.value[0, 0].item() == pytest.approx((8.0 - 6.6) / 1.4)
+
+    def test_what_is_only_told_costs_no_guidance(self, model, monkeypatch):
+        quality = QualityConfig(told_composition=True, told_properties=True)
+        monkeypatch.setattr(model, "config", replace(model.config, quality=quality))
+        model.data = replace(model.data, examples=((0, 8.0, 1.0), (1, 5.0, 2.0)))
+        told, denoise = [], Model.denoise
+
+        def spy(self, noisy, level, conditions, *rest):
+            told.append(conditions.given)
+            return denoise(self, noisy, level, conditions, *rest)
+
+        monkeypatch.setattr(Model, "denoise", spy)
+        request = Request(1, sampler=Sampler(steps=3), guidance=2.0)
+        sample_attempts(model, request, [0])
+        assert len(told) == request.evaluations == 3 and all(given.all() for given in told)
 
     def test_a_formula_is_told_to_all(self, model, monkeypatch):
         told, denoise = [], Model.denoise

@@ -82,6 +82,15 @@ def assert_compositions(own: DataInfo, info: DataInfo, source: DataInfo) -> None
             assert np.delete(numbers, gap).tolist() == np.delete(of_weights, gap).tolist()
 
 
+def assert_examples(own: DataInfo, info: DataInfo, source: DataInfo) -> None:
+    """Those of the set, with its gap where it has one; what else the weights know is unknown."""
+    gap = [p.name for p in source.properties].index("gap")
+    assert len(own.examples) == len(info.examples) > 0
+    for mine, told in zip(own.examples, info.examples, strict=True):
+        row, *values = mine
+        assert (row, values.pop(gap)) == told and set(values) == {None}
+
+
 def test_training_starts_from_given_weights(tmp_path, first):
     copied = Model.load(train(DATA, tmp_path / "second", changed(steps=1, lr=0.0), init_from=first))
     history = {k: v for k, v in Model.load(first).info.items() if k in ("samples", "steps", "cpu_seconds")}
@@ -102,6 +111,7 @@ def test_fine_tuning_speaks_the_language_of_the_weights(tmp_path, monkeypatch, f
         assert getattr(own, name) == getattr(source, name)
     assert (own.name, own.sha256, own.size_histogram) == ("own", info.sha256, info.size_histogram)
     assert_compositions(own, info, source)
+    assert_examples(own, info, source)
     before, after = read_split(DATA, "test"), translate(read_split(data, "train"), info, own)
     assert (before.atom == after.atom).all()
     gap = [p.name for p in source.properties].index("gap")

@@ -31,6 +31,7 @@ from moldiff.valences import implied_hydrogens
 FORMAT = 3
 SPLITS = ("train", "valid", "test")
 COMPOSITIONS = 20_000  # the most that are told apart; of more, the most frequent
+EXAMPLES = 20_000  # molecules, at most, whose properties are kept together; of more, as many at random
 
 
 class PreparedDataError(MoldiffError):
@@ -179,7 +180,8 @@ def learned_from(
 
     ``coordinate_std`` is the root mean square of a coordinate about the molecule's centre (Å);
     marginals are over atoms and over unordered pairs of different atoms; ``compositions`` are atoms of each element and, last,
-    molecules. Raises :class:`PreparedDataError` for a property that has nothing to be learned from.
+    molecules; ``examples`` are properties that occur together, after the row of their composition (None: unknown).
+    Raises :class:`PreparedDataError` for a property that has nothing to be learned from.
     """
     squares, tokens, orders = 0.0, np.zeros(len(vocabulary), dtype=np.int64), np.zeros(BOND_CLASSES, dtype=np.int64)
     values, of = [], []
@@ -202,7 +204,21 @@ def learned_from(
         "bond_marginal": (orders / orders.sum()).tolist(),
         "compositions": np.column_stack([rows, count]).tolist(),
         "property_by_composition": properties_by_composition(values, of, rows),
+        "examples": _examples(values, of, rows),
     }
+
+
+def _examples(values: np.ndarray, of: np.ndarray, compositions: np.ndarray) -> list[list[int | float | None]]:
+    """[row of ``compositions``, values] of molecules drawn at random, in the order of their compositions."""
+    if not values.shape[1]:
+        return []
+    place = {tuple(row): k for k, row in enumerate(compositions.tolist())}
+    row = np.array([place.get(tuple(composition), -1) for composition in of.tolist()])
+    usable = np.flatnonzero((row >= 0) & ~np.isnan(values).all(1))
+    chosen = np.random.default_rng(0).permutation(usable)[:EXAMPLES]
+    chosen = np.sort(chosen)[np.argsort(row[np.sort(chosen)], kind="stable")]
+    short = lambda x: None if np.isnan(x) else float(f"{x:.4g}")  # noqa: E731
+    return [[int(row[k]), *map(short, values[k])] for k in chosen.tolist()]
 
 
 def _deviation(split: Split) -> np.ndarray:

@@ -99,9 +99,22 @@ def test_only_the_most_frequent_compositions_are_told_apart(monkeypatch):
     found = learned_from(splits, *told)
     assert found["compositions"] == whole["compositions"][1:]
     assert found["property_by_composition"] == whole["property_by_composition"][1:]
-    assert {k: v for k, v in found.items() if "composition" not in k} == {
-        k: v for k, v in whole.items() if "composition" not in k
-    }
+    assert found["examples"] == [[row - 1, value] for row, value in whole["examples"] if row > 0]
+    others = whole.keys() - {"compositions", "property_by_composition", "examples"}
+    assert len(others) == 5 and {k: found[k] for k in others} == {k: whole[k] for k in others}
+
+
+def test_examples_are_properties_that_occur_together(monkeypatch):
+    """In the order of the compositions, which is the acid first; a molecule of which nothing is known is none."""
+    split = water_and_acid()
+    both = [replace(split, properties=np.array(values, np.float32)) for values in (
+        [[1.23456, np.nan], [3.0, -5.0]], [[np.nan, np.nan], [4.0, 6.0]],
+    )]  # fmt: skip
+    told = ["H", "C", "N", "O"], [("a", "eV"), ("b", "")]
+    assert learned_from(both, *told)["examples"] == [[0, 3.0, -5.0], [0, 4.0, 6.0], [1, 1.235, None]]
+    monkeypatch.setattr(prepared, "EXAMPLES", 2)
+    few = learned_from(both, *told)["examples"]
+    assert len(few) == 2 and [row for row in learned_from(both, *told)["examples"] if row in few] == few
 
 
 def test_unknown_values_do_not_count_and_constants_are_refused():

@@ -280,6 +280,7 @@ class Generator:
             "vocabulary": list(data.vocabulary),
             "hydrogens": data.hydrogens,
             "evaluations": {name: getattr(config.quality, name) for name in QUALITIES},
+            "told": [what for what in ("composition", "properties") if getattr(config.quality, f"told_{what}")],
             "heavy atoms": f"{sizes[:, 0].min()}-{sizes[:, 0].max()}",
             "atoms": f"{sizes[:, 1].min()}-{sizes[:, 1].max()}",
             "properties": [

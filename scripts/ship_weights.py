@@ -5,19 +5,23 @@
     moldiff evaluate sampled.sdf --reference qm9/train.smi --strain 1000 --json 50.json
     python scripts/ship_weights.py moldiff/weights/qm9-tiny.safetensors qm9-tiny --figures 50=50.json
 
+The qualities, the time grid and what molecules are told are those of the preset of this name. ``--examples DIR`` takes
+examples of properties that occur together from a prepared set, for weights of one that was prepared before there were any.
 ``--figures EVALUATIONS=FILE`` takes the key figures of an evaluation of *all sampled* molecules; ``moldiff info`` prints them.
 Run again on shipped weights, it changes what the file says of itself, not the weights.
 """
 
 import argparse
+import dataclasses
 import json
 from pathlib import Path
 
 from moldiff.config import preset
+from moldiff.datasets.prepared import learned_from, read_split
 from moldiff.doctor import GOLDEN, golden_sample
 from moldiff.generation import Generator
 from moldiff.model import Model
-from moldiff.model_file import TrainedNetwork
+from moldiff.model_file import DataInfo, TrainedNetwork
 from moldiff.predictor import Predictor
 
 WEIGHTS = Path(__file__).parent.parent / "moldiff" / "weights"
@@ -39,6 +43,14 @@ def figures(text: str) -> dict[str, object]:
     return row
 
 
+def with_examples(data: DataInfo, folder: Path) -> DataInfo:
+    split = read_split(folder, "train")
+    found = learned_from([split], data.vocabulary, [(p.name, p.unit) for p in data.properties], data.hydrogens)
+    if [tuple(row) for row in found["compositions"]] != list(data.compositions):
+        raise SystemExit(f"--examples {folder}: not the set that the weights were trained on")
+    return DataInfo.from_dict(dataclasses.asdict(data) | {"examples": found["examples"]})
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="weights written by `moldiff train`")
@@ -46,11 +58,15 @@ def main() -> None:
     parser.add_argument(
         "--figures", nargs="*", default=[], help="EVALUATIONS=FILE written by `moldiff evaluate --json`"
     )
+    parser.add_argument("--examples", type=Path, help="the prepared set that the weights were trained on")
     arguments = parser.parse_args()
     if preset(arguments.name).task == Predictor.TASK:
         save(Predictor.load(arguments.source), WEIGHTS / "predictors" / f"{arguments.name}.safetensors")
         return
     model = Model.load(arguments.source)
+    model.config = dataclasses.replace(model.config, quality=preset(arguments.name).quality)
+    if arguments.examples:
+        model.data = with_examples(model.data, arguments.examples)
     generator = Generator(model, arguments.name, arguments.source)
     model.info |= {"golden": golden_sample(generator), "golden_request": GOLDEN}
     if arguments.figures:

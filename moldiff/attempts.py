@@ -8,19 +8,17 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Float, Integer
 
-from moldiff.chem import mean_valence
 from moldiff.conditions import Conditions, Target, check_targets, draw_values
 from moldiff.config import GUIDANCE, QUALITIES, Config
+from moldiff.draws import SizeDraw, Sizes
 from moldiff.errors import RequestError
-from moldiff.formula import composition_of
 from moldiff.guidance import Guide, evaluations
-from moldiff.known import Known, blank, size_odds
+from moldiff.known import Known, blank
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
@@ -28,8 +26,6 @@ from moldiff.one_size import BATCH, Tick, filled_rows, one_thread, sample_filled
 from moldiff.samplers import KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
 from moldiff.screening import Screen
-
-DRAWN = 512  # sizes that are drawn at a time, for the memory
 
 
 @dataclass(frozen=True)
@@ -110,146 +106,6 @@ def choose_sampler(config: Config, quality: str | None, steps: int | None) -> Sa
     return Sampler(evaluations, grid=config.quality.grid)
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """What is drawn of molecules before they are made: how many atoms they have, and of which elements."""
-
-    atoms: Integer[np.ndarray, " b"]
-    heavy: Integer[np.ndarray, " b"]  # 0: unknown
-    composition: Integer[np.ndarray, "b elements"]  # all 0: unknown
-    properties: Float[np.ndarray, "b properties"] | None = None  # physical, of a training molecule; NaN: unknown
-
-    def __len__(self) -> int:
-        return len(self.atoms)
-
-    def select(self, rows: Sequence[int] | Integer[np.ndarray, " rows"]) -> "Sizes":
-        properties = None if self.properties is None else self.properties[rows]
-        return Sizes(self.atoms[rows], self.heavy[rows], self.composition[rows], properties)
-
-
-class SizeDraw:
-    """Compositions as in the training data, given a range of heavy atoms, what is known, and property values; or the one
-    that is asked for.
-
-    Where no training molecule holds the elements of what is known, the composition is left open: only a size is drawn.
-    """
-
-    def __init__(
-        self,
-        data: DataInfo,
-        heavy: tuple[int, int] | None = None,
-        known: Known | None = None,
-        formula: str | None = None,
-    ):
-        self.data, self.known = data, known
-        self.is_heavy = np.array([symbol != "H" for symbol in data.elements])
-        self.made = np.array(data.made)
-        table = np.array(data.compositions)
-        self.rows = np.arange(len(table))  # of the table, that are possible
-        self.composition, self.counts = table[:, :-1], table[:, -1].astype(float)
-        if formula is not None:
-            self._only(formula, heavy)
-        if heavy is not None:
-            self._keep(self._within(*heavy))
-        self.told = True
-        if known is not None and known.grows:
-            part = np.bincount(np.array(data.element_of)[known.molecule.atom[0].numpy()], minlength=len(self.is_heavy))
-            self._make_room(part, formula)
-            if data.hydrogens == "explicit":
-                self.counts = self.counts * self._odds(known, int(part[self.is_heavy].sum()))
-
-    @property
-    def heavy(self) -> Integer[np.ndarray, " rows"]:
-        return self.composition[:, self.is_heavy].sum(1)
-
-    def _keep(self, possible: Bool[np.ndarray, " rows"]) -> None:
-        self.rows, self.composition, self.counts = (x[possible] for x in (self.rows, self.composition, self.counts))
-
-    def _only(self, formula: str, heavy: tuple[int, int] | None) -> None:
-        if heavy is not None or (self.known is not None and not self.known.grows):
-            other = "--n-atoms" if heavy is not None else "--like"
-            raise RequestError(f"--formula {formula}: it is {other} that gives the size; take one of the two")
-        self.composition = composition_of(formula, self.data)[None]
-        self.rows, self.counts = np.zeros(1, dtype=int), np.ones(1)
-
-    def _within(self, low: int, high: int) -> Bool[np.ndarray, " rows"]:
-        asked = f"--n-atoms {low}-{high}" if low != high else f"--n-atoms {low}"
-        least, most = int(self.heavy.min()), int(self.heavy.max())
-        if low > high:
-            raise RequestError(f"{asked}: the range is reversed; write {high}-{low}")
-        if not least <= low <= high <= most:
-            raise RequestError(
-                f"{asked}: model {self.data.name} knows molecules of {least} to {most} heavy atoms; stay within"
-            )
-        possible = (self.heavy >= low) & (self.heavy <= high)
-        if not possible.any():
-            raise RequestError(f"{asked}: no training molecule has that many heavy atoms; widen the range")
-        return possible
-
-    def _make_room(self, part: Integer[np.ndarray, " elements"], formula: str | None) -> None:
-        """Keep the compositions that hold what is known, ``part``, and a heavy atom more."""
-        heavy = int(part[self.is_heavy].sum())
-        if formula is not None and not ((self.composition >= part).all() and self.heavy[0] > heavy):
-            raise RequestError(f"--formula {formula}: no room for the known part and more; take a larger formula")
-        larger = (self.heavy > heavy) & ((self.composition - part)[:, ~self.is_heavy] >= 0).all(1)
-        if not larger.any():
-            raise RequestError(
-                f"the known part has {heavy} heavy atoms, and the molecules asked for have at most "
-                f"{self.heavy.max()}: no room for more; allow more with --n-atoms, take a smaller part or another model"
-            )
-        holds = larger & (self.composition >= part).all(1)
-        self.told = bool(holds.any())
-        self._keep(holds if self.told else larger)
-
-    def _odds(self, known: Known, heavy: int) -> Float[np.ndarray, " rows"]:
-        elements = [self.data.elements[k] for k in self.data.element_of]
-        sizes = np.stack([self.heavy, self.composition[:, ~self.is_heavy].sum(1)], 1)
-        valence = mean_valence(elements, self.data.atom_marginal)
-        return size_odds(known, heavy, sizes, np.array(self.data.size_histogram), valence)
-
-    def __call__(
-        self,
-        uniform: Float[np.ndarray, " b"],
-        values: Float[np.ndarray, "b properties"] | None = None,
-        atoms: Integer[np.ndarray, " b"] | None = None,
-    ) -> Sizes:
-        """For each uniform number; ``values``: NaN where none is asked for; ``atoms``, where given, are not drawn."""
-        if self.known is not None and not self.known.grows:  # of a molecule like it any atom may become another
-            unknown = np.zeros((len(uniform), len(self.is_heavy)), dtype=int)
-            return Sizes(np.full(len(uniform), len(self.known)), unknown.sum(1), unknown)
-        drawn = np.empty((len(uniform), len(self.is_heavy)), dtype=int)
-        for start in range(0, len(uniform), DRAWN):
-            few = slice(start, start + DRAWN)
-            weights = np.broadcast_to(self.counts, (len(uniform[few]), len(self.counts)))
-            if atoms is not None:
-                weights = weights * (self.composition[:, self.made].sum(1) == atoms[few, None])
-            if values is not None and len(self.rows) > 1:
-                weights = weights * self._likelihood(values[few], weights > 0)
-            total = weights.sum(1, keepdims=True)  # 0 for a number of atoms that no composition has
-            cdf = weights.cumsum(1) / np.where(total > 0, total, 1)
-            drawn[few] = self.composition[(cdf <= uniform[few, None]).sum(1).clip(max=len(self.rows) - 1)] * (total > 0)
-        heavy = drawn[:, self.is_heavy].sum(1)
-        return Sizes(drawn[:, self.made].sum(1) if atoms is None else atoms, heavy, drawn * self.told)
-
-    @cached_property
-    def _properties(self) -> Float[np.ndarray, "2 rows properties"]:
-        """Means and deviations."""
-        return np.array([self.data.property_by_composition[k] for k in self.rows]).swapaxes(0, 1)
-
-    def _likelihood(self, values: np.ndarray, possible: np.ndarray) -> Float[np.ndarray, "b rows"]:
-        """p(values | composition), up to a factor: normal, by the training data of each composition.
-
-        So a large polarisability gives large molecules.
-        """
-        mean, std = self._properties
-        log = np.zeros((len(values), len(self.rows)))
-        for p in np.flatnonzero(~np.isnan(values).all(0)):
-            value = values[:, p, None]
-            log += np.where(np.isnan(value), 0, -0.5 * ((value - mean[:, p]) / std[:, p]) ** 2 - np.log(std[:, p]))
-        log = np.where(possible, log, -np.inf)
-        return np.exp(log - log.max(1, keepdims=True))
-
-
 def sample_attempts(
     model: Model, request: Request, indices: Sequence[int], batch_size: int | None = None,
     tick: Tick = lambda work: None,
@@ -282,29 +138,16 @@ def draw_request(
 ) -> tuple[Float[np.ndarray, "b properties"] | None, Sizes]:
     """Property values in physical units (NaN: not asked for; None: none is) and the size of every attempt."""
     uniform, values = _draw_values(data, request, random)
-    sizes = request.size_draw(data)(uniform[:, 0], values)
-    return values, replace(sizes, properties=draw_examples(data, sizes.composition, uniform[:, 1]))
-
-
-def draw_examples(
-    data: DataInfo, composition: Integer[np.ndarray, "b elements"], uniform: Float[np.ndarray, " b"]
-) -> Float[np.ndarray, "b properties"]:
-    """The properties of a training molecule of each composition, physical; NaN where there is none."""
-    drawn = np.full((len(composition), len(data.properties)), np.nan)
-    for k, row in enumerate(composition.tolist()):
-        examples = data.examples_by_composition.get(tuple(row))
-        if examples is not None:
-            drawn[k] = examples[int(uniform[k] * len(examples))]
-    return drawn
+    return values, request.size_draw(data)(uniform, values)
 
 
 def _draw_values(
     data: DataInfo, request: Request, random: KeyedRandomness
-) -> tuple[Float[np.ndarray, "b 2"], Float[np.ndarray, "b properties"] | None]:
-    """The numbers by which each size and example are drawn, and the values asked for: the first draws of every attempt."""
-    uniform = random.numbers(2 + len(request.targets))
-    values = draw_values(request.targets, data.properties, uniform[:, 2:]) if request.targets else None
-    return uniform[:, :2], values
+) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, "b properties"] | None]:
+    """The number by which each size is drawn, and the values asked for: the first draws of every attempt."""
+    uniform = random.numbers(1 + len(request.targets))
+    values = draw_values(request.targets, data.properties, uniform[:, 1:]) if request.targets else None
+    return uniform[:, 0], values
 
 
 def asked_values(data: DataInfo, request: Request, index: int) -> dict[str, float]:
@@ -366,11 +209,12 @@ class SameSize:
     def conditions(self, rows: Integer[np.ndarray, " b"]) -> Conditions:
         properties = self.model.data.properties
         quality, whole = self.model.config.quality, self.request.known is None
-        values = self.values
-        if values is None and quality.told_properties and whole:
-            values = self.sizes.properties
-        unknown = np.full((len(rows), len(properties)), np.nan)
-        values = torch.from_numpy(unknown if values is None else values[rows]).float()
+        told = np.full((len(rows), len(properties)), np.nan)
+        if quality.told_properties and whole and self.sizes.properties is not None:
+            told = self.sizes.properties[rows]
+        if self.values is not None:
+            told = np.where(np.isnan(self.values[rows]), told, self.values[rows])
+        values = torch.from_numpy(told).float()
         heavy, composition = (torch.from_numpy(of[rows]) for of in (self.sizes.heavy, self.sizes.composition))
         asked = self.values is not None or self.request.formula is not None
         if not (asked or (quality.told_composition and whole)):  # elements that may change mend the structure

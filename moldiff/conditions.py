@@ -11,8 +11,6 @@ from torch import Tensor
 
 from moldiff.errors import RequestError
 
-PRIOR = 5  # molecules for which the trend over all compositions counts, beside those of one composition
-NARROWEST = 0.01  # of the deviation of all molecules: what follows from the composition has some width, too
 TOLERANCE = 0.1  # of the training range: so far beyond it a target is only warned of
 
 
@@ -73,35 +71,6 @@ def check_targets(targets: Sequence[Target], properties: Sequence["Property"]) -
         if beyond > 0:
             warnings.append(f"--target {target}: {there}; outside them the model guesses")
     return warnings
-
-
-def properties_by_composition(
-    values: Float[np.ndarray, "molecules properties"], of: Integer[np.ndarray, "molecules elements"],
-    compositions: Integer[np.ndarray, "rows elements"],
-) -> list[list[list[float]]]:  # fmt: skip
-    """[means, standard deviations] of the properties for molecules of each of ``compositions``.
-
-    ``values``: NaN where unknown; ``of``: the composition of each molecule. A mean is that of a linear trend over all
-    molecules, and of the molecules of the composition, the more the more of them there are: the trend counts as ``PRIOR``
-    molecules, in the deviations, too.
-    """
-    place = {tuple(row): k for k, row in enumerate(compositions.tolist())}
-    row_of = np.array([place.get(tuple(row), -1) for row in of.tolist()], dtype=int)
-    counts = lambda of: np.column_stack([np.ones(len(of)), of])  # noqa: E731
-    means, stds = np.empty((2, len(compositions), values.shape[1]))
-    for k, column in enumerate(values.T.astype(float)):
-        known = ~np.isnan(column)
-        trend, *_ = np.linalg.lstsq(counts(of[known]), column[known], rcond=None)
-        rest, row = column[known] - counts(of[known]) @ trend, row_of[known]
-        variance, least = rest.var(), NARROWEST * column[known].std()
-        rest, row = rest[row >= 0], row[row >= 0]
-        n = np.bincount(row, minlength=len(compositions))
-        offset = np.bincount(row, rest, len(compositions)) / (n + PRIOR)
-        squares = np.bincount(row, (rest - offset[row]) ** 2, len(compositions))
-        means[:, k] = counts(compositions) @ trend + offset
-        stds[:, k] = np.sqrt((squares + PRIOR * variance) / (n + PRIOR)).clip(min=least)
-    short = lambda numbers: [float(f"{x:.5g}") for x in numbers]  # noqa: E731
-    return [[short(mean), short(std)] for mean, std in zip(means, stds, strict=True)]
 
 
 def find_property(name: str, properties: Sequence["Property"]) -> "Property":

@@ -63,30 +63,11 @@ def adapt(
 
 
 def _compositions(info: DataInfo, source: DataInfo, grown: DataInfo) -> dict[str, tuple]:
-    """Those of the set, with its properties; those that it lacks are like the source's molecules of such a composition,
-    or like all of them."""
+    """Those of the set, by the elements and properties of the weights; what else these know of properties is unknown."""
     columns = [info.elements.index(symbol) if symbol in info.elements else -1 for symbol in grown.elements]
-    compositions = [(*(row[k] if k >= 0 else 0 for k in columns), row[-1]) for row in info.compositions]
-    added = (0,) * (len(grown.elements) - len(source.elements))
-    theirs = {
-        (*row[:-1], *added): found
-        for row, found in zip(source.compositions, source.property_by_composition, strict=True)
-    }
-    all_of_them = tuple(p.mean for p in source.properties), tuple(p.std for p in source.properties)
-    own = {p.name: k for k, p in enumerate(info.properties)}
-    by_composition = []
-    for row, found in zip(compositions, info.property_by_composition, strict=True):
-        other = theirs.get(row[:-1], all_of_them)
-        by_composition.append(
-            tuple(
-                tuple(mine[own[p.name]] if p.name in own else x for p, x in zip(source.properties, yours, strict=True))
-                for mine, yours in zip(found, other, strict=True)
-            )
-        )
+    compositions = tuple((*(row[k] if k >= 0 else 0 for k in columns), row[-1]) for row in info.compositions)
     examples = tuple((row, *_by_name(values, info, source)) for row, *values in info.examples)
-    return {
-        "compositions": tuple(compositions), "property_by_composition": tuple(by_composition), "examples": examples
-    }  # fmt: skip
+    return {"compositions": compositions, "examples": examples}
 
 
 def _by_name(values: Sequence[int | float | None], info: DataInfo, source: DataInfo) -> list[int | float | None]:

@@ -23,7 +23,8 @@ from moldiff.errors import MoldiffError
 from moldiff.files import write_atomically
 from moldiff.molecule import by_element
 
-FORMAT = 4
+FORMAT = 5
+READABLE = (4, FORMAT)  # the former without examples
 HISTORY = ("samples", "steps", "cpu_seconds", "started_from")  # keys of info: how the weights were trained
 
 
@@ -45,9 +46,7 @@ class DataInfo:
     properties: tuple[Property, ...]
     source: str
     sha256: str  # of the training split
-    # (means, deviations) of the properties for each of ``compositions``
-    property_by_composition: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...]
-    # some training molecules: row of ``compositions``, and properties (None: unknown); weights before these had none
+    # some training molecules: row of ``compositions``, and properties (None: unknown)
     examples: tuple[tuple[int | float | None, ...], ...] = ()
 
     @property
@@ -76,30 +75,27 @@ class DataInfo:
         return tuple((*size, molecules) for size, molecules in sorted(sizes.items()))
 
     @cached_property
-    def examples_by_composition(self) -> dict[tuple[int, ...], np.ndarray]:
-        """Properties that occur together in molecules of a composition, (molecules, properties), NaN where unknown."""
-        rows = np.array(self.examples, dtype=float).reshape(-1, 1 + len(self.properties))
-        starts = np.flatnonzero(np.diff(rows[:, 0], prepend=-1))
-        groups = np.split(rows, starts[1:]) if len(rows) else []
-        return {self.compositions[int(group[0, 0])][:-1]: group[:, 1:] for group in groups}
+    def example_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the examples, (rows of ``compositions``, properties), (examples,) and (examples, properties); NaN: unknown."""
+        table = np.array(self.examples, dtype=float).reshape(-1, 1 + len(self.properties))
+        return table[:, 0].astype(int), table[:, 1:]
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> "DataInfo":
         """From a prepared set's ``meta.json``."""
-        known = {f.name for f in dataclasses.fields(cls)}
-        values = {k: v for k, v in meta.items() if k in known}
-        return cls.from_dict({**values, "sha256": meta["sha256"]["train"]})
+        return cls.from_dict({**meta, "sha256": meta["sha256"]["train"]})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "DataInfo":
+        """What else ``values`` tell is ignored."""
+        known = {f.name for f in dataclasses.fields(cls)}
         return cls(**{
-            **values,
+            **{k: v for k, v in values.items() if k in known},
             "vocabulary": tuple(values["vocabulary"]),
             "atom_marginal": tuple(values["atom_marginal"]),
             "bond_marginal": tuple(values["bond_marginal"]),
             "compositions": tuple(tuple(row) for row in values["compositions"]),
             "properties": tuple(Property(**p) for p in values["properties"]),
-            "property_by_composition": tuple((tuple(m), tuple(s)) for m, s in values["property_by_composition"]),
             "examples": tuple(tuple(row) for row in values.get("examples", ())),
         })  # fmt: skip
 
@@ -195,7 +191,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if expected != hashlib.sha256(text.encode()).hexdigest():
         raise ModelFileError(f"{path}: its header does not match its hash, the file is damaged; get it again")
     header = json.loads(text)
-    if header["format"] != FORMAT:
+    if header["format"] not in READABLE:
         remedy = "update moldiff" if header["format"] > FORMAT else "train again with this version"
         raise ModelFileError(f"{path}: format {header['format']}, this version reads {FORMAT}; {remedy}")
     return tensors, header

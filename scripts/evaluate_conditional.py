@@ -34,9 +34,10 @@ from rich.progress import track
 from rows import Row, print_rows
 
 from moldiff import chem
-from moldiff.attempts import Request, SizeDraw, choose_sampler, sample_sizes
+from moldiff.attempts import Request, choose_sampler, sample_sizes
 from moldiff.conditions import find_property
 from moldiff.datasets.prepared import Split, read_meta, read_split
+from moldiff.draws import SizeDraw
 from moldiff.errors import RequestError
 from moldiff.generation import Generator, load
 from moldiff.metrics.dft import DFT_UNITS, dft_properties

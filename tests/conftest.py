@@ -20,9 +20,8 @@ VOCABULARY = ("H", "C", "N", "O", "N+")
 
 
 def with_compositions(info: DataInfo, rows: Sequence[tuple[int, ...]]) -> DataInfo:
-    """``info`` of other training molecules: atoms of each element and, last, molecules; all have the same properties."""
-    alike = tuple(p.mean for p in info.properties), tuple(p.std for p in info.properties)
-    return replace(info, compositions=tuple(rows), property_by_composition=(alike,) * len(rows))
+    """``info`` of other training molecules: atoms of each element and, last, molecules."""
+    return replace(info, compositions=tuple(rows), examples=())
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +35,6 @@ def info() -> DataInfo:
         bond_marginal=(0.85, 0.12, 0.02, 0.01),
         compositions=((4, 2, 1, 0, 2), (5, 3, 0, 1, 1)),  # C2NH4 twice, C3OH5
         properties=(Property("gap", "eV", 6.6, 1.4, 1.1, 10.0), Property("mu", "D", 3.0, 2.0, 0.0, 20.0)),
-        property_by_composition=(((6.6, 3.0), (1.4, 2.0)),) * 2,
         source="random numbers",
         sha256="0" * 64,
     )
@@ -103,7 +101,6 @@ def trained(tmp_path_factory) -> Path:
         bond_marginal=(0.56, 0.41, 0.03, 0.0),
         compositions=((2, 0, 0, 1, 1), (3, 0, 1, 0, 1), (4, 1, 0, 0, 1), (2, 1, 0, 1, 1)),
         properties=(),
-        property_by_composition=(((), ()),) * 4,
         source="embedded by RDKit",
         sha256="0" * 64,
     )

@@ -8,14 +8,11 @@ import pytest
 import torch
 
 from moldiff.conditions import (
-    NARROWEST,
-    PRIOR,
     Conditions,
     Property,
     Target,
     check_targets,
     draw_values,
-    properties_by_composition,
     read_target,
 )
 from moldiff.errors import RequestError
@@ -168,75 +165,3 @@ def test_every_molecule_draws_its_own_value_within_a_range():
     values = draw_values([Target("mu", 2.0, 4.0), Target("gap", 7.0, 7.0)], PROPERTIES, uniform)
     assert values.tolist() == [[7, 2], [7, 3], [7, 4]]
     assert np.isnan(draw_values([Target("mu", 2.0, 4.0)], PROPERTIES, uniform[:, :1])[:, 0]).all()
-
-
-def molecules_of(rows: list[tuple[int, int, int]]) -> np.ndarray:
-    """Compositions of as many molecules as the last number of each row says."""
-    return np.repeat([row[:-1] for row in rows], [row[-1] for row in rows], axis=0)
-
-
-class TestByComposition:
-    # Above and below a trend by one, in such numbers that the trend remains: those of the offsets are 0 in sum, and in
-    # sum when each counts as often as it has the first element.
-    ROWS = ((1, 1, 1000), (2, 1, 2000), (3, 1, 1000), (11, 1, 1), (12, 1, 2), (13, 1, 1))
-    OFFSETS = np.array([1, -1, 1, 1, -1, 1])
-
-    @pytest.fixture
-    def case(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Values 2 + 3 n with offsets, the composition of each molecule, and the compositions."""
-        of = molecules_of(self.ROWS)
-        offset = np.repeat(self.OFFSETS, [n for *_, n in self.ROWS])
-        return (2.0 + 3.0 * of[:, :1] + offset[:, None]), of, np.array(self.ROWS)[:, :2]
-
-    def test_a_linear_trend_is_found_whatever_the_numbers(self):
-        rows = [(1, 0, 1), (0, 1, 2000), (2, 1, 3), (3, 5, 50), (4, 4, 1)]
-        of, compositions = molecules_of(rows), np.array(rows)[:, :2]
-        found = properties_by_composition((10 + of @ [2.0, -3.0])[:, None], of, compositions)
-        assert [mean for (mean,), _ in found] == pytest.approx(10 + compositions @ [2.0, -3.0])
-
-    def test_offsets_count_by_the_number_of_molecules(self, case):
-        values, of, compositions = case
-        found = properties_by_composition(values, of, compositions)
-        n = np.array([row[-1] for row in self.ROWS])
-        share = n / (n + PRIOR)
-        assert share[0] > 0.99 and share[3] < 0.2
-        means, stds = np.array(found)[..., 0].T
-        assert means == pytest.approx(2 + 3 * compositions[:, 0] + self.OFFSETS * share, rel=1e-4)
-        # the molecules of a composition are all alike, and those of all have a deviation of one from the trend
-        assert stds == pytest.approx(np.sqrt((n * (1 - share) ** 2 + PRIOR) / (n + PRIOR)), rel=1e-4)
-
-    def test_the_order_of_molecules_and_compositions_is_free(self, case):
-        values, of, compositions = case
-        found, shuffled = properties_by_composition(*case), np.random.default_rng(0).permutation(len(of))
-        again = properties_by_composition(values[shuffled], of[shuffled], compositions[::-1])
-        assert np.array(again[::-1]) == pytest.approx(np.array(found), rel=1e-4)
-
-    def test_unknown_values_are_ignored(self, case):
-        """Each property on its own; a composition of which no value is known is on the trend."""
-        values, of, compositions = case
-        expected = properties_by_composition(*case)
-        both = np.concatenate([values, np.full_like(values, 7.0)], 1)
-        more = np.concatenate([both, [[np.nan, 7.0]] * 500 + [[np.nan, np.nan]] * 9])
-        of = np.concatenate([of, [[5, 1]] * 500 + [[3, 1]] * 9])
-        found = properties_by_composition(more, of, np.concatenate([compositions, [[5, 1]]]))
-        assert [(mean[0], std[0]) for mean, std in found[:-1]] == [(mean[0], std[0]) for mean, std in expected]
-        assert (found[-1][0][0], found[-1][1][0]) == pytest.approx((17, 1))
-        assert [mean[1] for mean, _ in found] == pytest.approx([7.0] * 7)
-
-    def test_the_trend_is_that_of_all_molecules(self, case):
-        """Also of those whose composition is not asked for, and where values are known of no others."""
-        values, of, compositions = case
-        expected = properties_by_composition(*case)
-        assert properties_by_composition(values, of, compositions[[4, 1]]) == [expected[4], expected[1]]
-        values[of[:, 0] == 3] = np.nan
-        (((mean,), (std,)),) = properties_by_composition(values, of, np.array([[3, 1]]))
-        assert np.isfinite([mean, std]).all() and 9 < mean < 12 and std > 0
-
-    def test_what_follows_from_the_composition_has_some_width(self):
-        of = molecules_of([(0, 1, 30), (2, 1, 30), (4, 2, 30)])
-        values = of.sum(1)[:, None].astype(float)
-        found = properties_by_composition(values, of, np.unique(of, axis=0))
-        assert [std for _, (std,) in found] == pytest.approx([NARROWEST * values.std()] * 3, rel=1e-4)
-
-    def test_no_properties(self):
-        assert properties_by_composition(np.zeros((3, 0)), np.ones((3, 2), int), np.ones((1, 2), int)) == [[[], []]]

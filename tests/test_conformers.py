@@ -18,7 +18,6 @@ from moldiff.model_file import DataInfo
 
 EXPLICIT = DataInfo(
     "small", ("H", "C", "N", "N+", "O", "O-"), "explicit", 1.4, (), (), ((2, 0, 0, 1, 1), (14, 6, 0, 0, 1)), (), "", "",
-    (((), ()),) * 2,
 )  # fmt: skip
 IMPLICIT = dataclasses.replace(EXPLICIT, vocabulary=EXPLICIT.vocabulary[1:], hydrogens="implicit",
                                compositions=((6, 2, 0, 0, 1), (16, 7, 0, 0, 1)))  # fmt: skip

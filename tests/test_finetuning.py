@@ -66,20 +66,9 @@ def write_own(
 
 
 def assert_compositions(own: DataInfo, info: DataInfo, source: DataInfo) -> None:
-    """Those of the set, in the order of the weights' elements, with its gap; else as the weights have a composition."""
+    """Those of the set, in the order of the weights' elements."""
     assert info.elements == source.elements[::-1] == own.elements[::-1]
     assert own.compositions == tuple((*row[-2::-1], row[-1]) for row in info.compositions)
-    names = [p.name for p in source.properties]
-    gap = names.index("gap")
-    known = {row[:-1]: found for row, found in zip(source.compositions, source.property_by_composition, strict=True)}
-    all_of_them = tuple(p.mean for p in source.properties), tuple(p.std for p in source.properties)
-    assert 0 < sum(row[:-1] in known for row in own.compositions) < len(own.compositions)
-    for row, mine, told in zip(
-        own.compositions, own.property_by_composition, info.property_by_composition, strict=True
-    ):
-        for numbers, of_set, of_weights in zip(mine, told, known.get(row[:-1], all_of_them), strict=True):
-            assert (numbers[gap],) == of_set
-            assert np.delete(numbers, gap).tolist() == np.delete(of_weights, gap).tolist()
 
 
 def assert_examples(own: DataInfo, info: DataInfo, source: DataInfo) -> None:
@@ -215,16 +204,12 @@ class TestNewTokens:
 
     def test_compositions(self, tmp_path, first):
         """Bromine is behind the elements of the weights, and of the set's own fluorine there is none."""
-        source, data = Model.load(first), self.extended(Model.load(first), tmp_path / "own").data
+        data = self.extended(Model.load(first), tmp_path / "own").data
         info = DataInfo.from_meta(read_meta(tmp_path / "own"))
         assert info.elements == ("H", "C", "N", "O", "Br")
         assert data.elements == ("H", "C", "N", "O", "F", "Br")
         assert data.compositions == tuple((*row[:4], 0, *row[4:]) for row in info.compositions)
-        known = zip(source.data.compositions, source.data.property_by_composition, strict=True)
-        theirs = {(*row[:-1], 0): found for row, found in known}
-        new = tuple(p.mean for p in source.data.properties), tuple(p.std for p in source.data.properties)
-        expected = tuple(theirs.get(row[:-1], new) for row in data.compositions)
-        assert data.property_by_composition == expected and new in expected and len(set(expected)) > 5
+        assert [row[0] for row in data.examples] == [row[0] for row in info.examples]
 
     def test_marginals(self, tmp_path, first):
         source = Model.load(first)

@@ -7,7 +7,7 @@ import pytest
 from conftest import with_compositions
 from rdkit import Chem
 
-from moldiff.attempts import SizeDraw
+from moldiff.draws import SizeDraw
 from moldiff.errors import RequestError
 from moldiff.formula import composition_of, has_formula, read_formula
 

@@ -13,9 +13,10 @@ from conftest import with_compositions
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from moldiff import attempts, chem, doctor, generation
-from moldiff.attempts import Request, SizeDraw, asked_values, sample_attempts
+from moldiff.attempts import Request, asked_values, sample_attempts
 from moldiff.conditions import Target
 from moldiff.config import Config, NetworkConfig, preset
+from moldiff.draws import SizeDraw
 from moldiff.errors import RequestError
 from moldiff.generation import Generator, Record, Tally, Windows, load
 from moldiff.model import Model, choose_device
@@ -36,7 +37,7 @@ def full_size() -> Model:
     vocabulary = ("H", "C", "C-", "N", "N-", "N+", "O", "O-", "F")
     rows = tuple((n - max(1, n // 2), max(1, n // 2), 0, 0, 0, 1) for n in range(3, 25))
     marginals = (1 / 9,) * 9, (0.85, 0.1, 0.04, 0.01)
-    info = DataInfo("random", vocabulary, "explicit", 1.4, *marginals, rows, (), "", "0" * 64, (((), ()),) * len(rows))
+    info = DataInfo("random", vocabulary, "explicit", 1.4, *marginals, rows, (), "", "0" * 64)
     torch.manual_seed(0)
     model = Model(Config(network=preset("qm9-tiny").network), info).eval().requires_grad_(False)
     for parameter in model.parameters():

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file
 
-from moldiff.conditions import properties_by_composition
 from moldiff.errors import MoldiffError
 from moldiff.files import write_atomically
 from moldiff.molecule import BOND_CLASSES, Molecules, by_element
@@ -203,7 +202,6 @@ def learned_from(
         "atom_marginal": (tokens / tokens.sum()).tolist(),
         "bond_marginal": (orders / orders.sum()).tolist(),
         "compositions": np.column_stack([rows, count]).tolist(),
-        "property_by_composition": properties_by_composition(values, of, rows),
         "examples": _examples(values, of, rows),
     }
 

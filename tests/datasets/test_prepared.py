@@ -53,16 +53,15 @@ def test_what_is_learned_from_two_molecules_by_hand():
     assert found["bond_marginal"] == pytest.approx([2 / 6, 3 / 6, 0, 1 / 6])
     assert found["compositions"] == [[1, 1, 1, 0, 1], [2, 0, 0, 1, 1]]
     assert found["coordinate_std"] == pytest.approx(np.sqrt((4 / 3 + 2) / 18))
-    assert (found["properties"], found["property_by_composition"]) == ([], [[[], []]] * 2)
+    assert (found["properties"], found["examples"]) == ([], [])
 
 
 def test_properties_are_those_of_the_composition():
-    """Two molecules are on every trend."""
     split = replace(water_and_acid(), properties=np.array([[1.0, 5.0], [3.0, -5.0]], np.float32))
     found = learned_from([split], ["H", "C", "N", "O"], [("a", "eV"), ("b", "")])
     assert found["properties"][0] == {"name": "a", "unit": "eV", "mean": 2.0, "std": 1.0, "min": 1.0, "max": 3.0}
     assert found["properties"][1]["name"] == "b"
-    assert [mean for mean, _ in found["property_by_composition"]] == [[3.0, -5.0], [1.0, 5.0]]  # the acid is first
+    assert found["examples"] == [[0, 3.0, -5.0], [1, 1.0, 5.0]]  # the acid is first
 
 
 def test_compositions_count_elements_not_tokens():
@@ -98,9 +97,8 @@ def test_only_the_most_frequent_compositions_are_told_apart(monkeypatch):
     monkeypatch.setattr(prepared, "COMPOSITIONS", 2)
     found = learned_from(splits, *told)
     assert found["compositions"] == whole["compositions"][1:]
-    assert found["property_by_composition"] == whole["property_by_composition"][1:]
     assert found["examples"] == [[row - 1, value] for row, value in whole["examples"] if row > 0]
-    others = whole.keys() - {"compositions", "property_by_composition", "examples"}
+    others = whole.keys() - {"compositions", "examples"}
     assert len(others) == 5 and {k: found[k] for k in others} == {k: whole[k] for k in others}
 
 

@@ -197,7 +197,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "leads-deep": {
         "network": DEEP,
         "process": dict(temperature=1.0),
-        "train": dict(steps=20_000, batch=128, lr=2e-3),
+        "train": dict(steps=20_000, batch=128, lr=2e-3, drop_composition=0.2, drop_all=0.2, keep_all=0.4),
+        "quality": dict(told_composition=True, told_properties=True),
     },
     # and that of qm9-small
     "leads-small": {

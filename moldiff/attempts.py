@@ -145,9 +145,9 @@ def _draw_values(
     data: DataInfo, request: Request, random: KeyedRandomness
 ) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, "b properties"] | None]:
     """The number by which each size is drawn, and the values asked for: the first draws of every attempt."""
-    uniform = random.numbers(1 + len(request.targets))
-    values = draw_values(request.targets, data.properties, uniform[:, 1:]) if request.targets else None
-    return uniform[:, 0], values
+    uniform = random.numbers(len(request.targets))
+    values = draw_values(request.targets, data.properties, uniform) if request.targets else None
+    return random.spread(), values
 
 
 def asked_values(data: DataInfo, request: Request, index: int) -> dict[str, float]:

@@ -21,6 +21,8 @@ from moldiff.schedules import GRIDS, NoiseLevel
 
 Denoiser = Callable[[Molecules, NoiseLevel, Prediction | None], Prediction]
 
+GOLDEN = (5**0.5 - 1) / 2
+ALL = 2**64 - 1  # the index of the stream that all molecules of a seed share
 KEPT_FROM = 0.05  # σ down to which an asked-for composition is kept; below, atoms may change where a valence is wrong
 
 
@@ -44,12 +46,22 @@ class KeyedRandomness:
     """
 
     def __init__(self, seed: int, indices: Sequence[int], device: torch.device | str = "cpu"):
+        self.seed, self.indices = seed, indices
         self.streams = [np.random.Generator(np.random.Philox(key=[seed, index])) for index in indices]
         self.device = device
         self.atoms = 0
 
+    def spread(self) -> np.ndarray:
+        """(molecules,) numbers in [0, 1), by which sizes are drawn: those of consecutive indices keep their distance.
+
+        Multiples of the golden ratio (the Kronecker sequence of least discrepancy), from a start that depends on the seed.
+        So many molecules have the sizes of the training data without the scatter of a draw, and are seldom told the same.
+        """
+        start = np.random.Generator(np.random.Philox(key=[self.seed, ALL])).random()
+        return (start + np.array(self.indices, dtype=float) * GOLDEN) % 1
+
     def numbers(self, count: int) -> np.ndarray:
-        """(molecules, count) uniform numbers: the first of each stream, by which its size and its targets are drawn."""
+        """(molecules, count) uniform numbers: the first of each stream, by which its targets are drawn."""
         return np.array([stream.random(count) for stream in self.streams])
 
     def of_size(self, atoms: int) -> "KeyedRandomness":

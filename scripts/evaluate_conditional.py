@@ -160,7 +160,7 @@ class Study:
         model = self.generator.model
         request = Request(len(self.atoms), self.seed, self.sampler, guidance=weight or 1.0)
         random = KeyedRandomness(self.seed, range(len(self.atoms)))
-        sizes = SizeDraw(model.data, None)(random.numbers(1)[:, 0], asked, self.atoms)
+        sizes = SizeDraw(model.data)(random.spread(), asked, self.atoms)
         with bar(f"guidance {weight:g}") as shown:
             task = shown.add_task("", total=len(sizes))
             molecules = sample_sizes(model, request, random, sizes, asked, tick=lambda work: shown.advance(task, work))

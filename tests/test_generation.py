@@ -243,7 +243,7 @@ class TestCounts:
 
     def test_sizes_of_molecules_are_those_drawn(self, full_size):
         random = KeyedRandomness(5, range(12))
-        expected = SizeDraw(full_size.data, None)(random.numbers(1)[:, 0]).atoms.tolist()
+        expected = SizeDraw(full_size.data)(random.spread()).atoms.tolist()
         molecules = sample_attempts(full_size, Request(12, seed=5, sampler=Sampler(steps=2)), range(12))
         assert molecules.size.tolist() == expected
         assert len(set(expected)) > 5

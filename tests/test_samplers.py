@@ -296,6 +296,18 @@ def test_unknown_grid_is_named():
         Sampler(grid="cosine")
 
 
+def test_sizes_are_drawn_by_numbers_that_are_spread():
+    """Of a thousand, whatever the first, a tenth is in every tenth, and no two are nearer than a third of the mean distance."""
+    for seed, first in ((0, 0), (3, 10**9)):
+        numbers = KeyedRandomness(seed, range(first, first + 1000)).spread()
+        assert ((numbers >= 0) & (numbers < 1)).all()
+        assert np.abs(np.histogram(numbers, 10, (0, 1))[0] - 100).max() <= 2
+        assert np.diff(np.sort(numbers)).min() > 1 / 3000
+        alone = KeyedRandomness(seed, [first + 7]).spread()
+        assert alone[0] == numbers[7]
+    assert KeyedRandomness(0, [5]).spread() != KeyedRandomness(1, [5]).spread()
+
+
 def test_streams_are_those_of_their_molecules():
     """Molecule k's numbers are the same alone, among others, in another order, and beside padding."""
 

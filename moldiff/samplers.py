@@ -22,7 +22,6 @@ from moldiff.schedules import GRIDS, NoiseLevel
 Denoiser = Callable[[Molecules, NoiseLevel, Prediction | None], Prediction]
 
 GOLDEN = (5**0.5 - 1) / 2
-ALL = 2**64 - 1  # the index of the stream that all molecules of a seed share
 KEPT_FROM = 0.05  # σ down to which an asked-for composition is kept; below, atoms may change where a valence is wrong
 
 
@@ -54,10 +53,11 @@ class KeyedRandomness:
     def spread(self) -> np.ndarray:
         """(molecules,) numbers in [0, 1), by which sizes are drawn: those of consecutive indices keep their distance.
 
-        Multiples of the golden ratio (the Kronecker sequence of least discrepancy), from a start that depends on the seed.
-        So many molecules have the sizes of the training data without the scatter of a draw, and are seldom told the same.
+        Multiples of the golden ratio (the Kronecker sequence of least discrepancy), from the first number of the seed's
+        first stream. So many molecules have the sizes of the training data without the scatter of a draw, and are seldom
+        told the same.
         """
-        start = np.random.Generator(np.random.Philox(key=[self.seed, ALL])).random()
+        start = np.random.Generator(np.random.Philox(key=[self.seed, 0])).random()
         return (start + np.array(self.indices, dtype=float) * GOLDEN) % 1
 
     def numbers(self, count: int) -> np.ndarray:

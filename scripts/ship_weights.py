@@ -5,7 +5,7 @@
     moldiff evaluate sampled.sdf --reference qm9/train.smi --strain 1000 --json 50.json
     python scripts/ship_weights.py moldiff/weights/qm9-tiny.safetensors qm9-tiny --figures 50=50.json
 
-The qualities, the time grid and what molecules are told are those of the preset of this name. ``--examples DIR`` takes
+Qualities, time grid, temperature and what molecules are told are those of the preset of this name. ``--examples DIR`` takes
 examples of properties that occur together from a prepared set, for weights of one that was prepared before there were any.
 ``--figures EVALUATIONS=FILE`` takes the key figures of an evaluation of *all sampled* molecules; ``moldiff info`` prints them.
 Run again on shipped weights, it changes what the file says of itself, not the weights.
@@ -64,7 +64,9 @@ def main() -> None:
         save(Predictor.load(arguments.source), WEIGHTS / "predictors" / f"{arguments.name}.safetensors")
         return
     model = Model.load(arguments.source)
-    model.config = dataclasses.replace(model.config, quality=preset(arguments.name).quality)
+    named = preset(arguments.name)
+    process = dataclasses.replace(model.config.process, temperature=named.process.temperature)
+    model.config = dataclasses.replace(model.config, quality=named.quality, process=process)
     if arguments.examples:
         model.data = with_examples(model.data, arguments.examples)
     generator = Generator(model, arguments.name, arguments.source)

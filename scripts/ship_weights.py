@@ -63,12 +63,12 @@ def main() -> None:
     if preset(arguments.name).task == Predictor.TASK:
         save(Predictor.load(arguments.source), WEIGHTS / "predictors" / f"{arguments.name}.safetensors")
         return
-    model = Model.load(arguments.source)
-    named = preset(arguments.name)
-    process = dataclasses.replace(model.config.process, temperature=named.process.temperature)
-    model.config = dataclasses.replace(model.config, quality=named.quality, process=process)
-    if arguments.examples:
-        model.data = with_examples(model.data, arguments.examples)
+    trained, named = Model.load(arguments.source), preset(arguments.name)
+    process = dataclasses.replace(trained.config.process, temperature=named.process.temperature)
+    config = dataclasses.replace(trained.config, quality=named.quality, process=process)
+    data = with_examples(trained.data, arguments.examples) if arguments.examples else trained.data
+    model = Model(config, data, trained.info).eval().requires_grad_(False)
+    model.network.load_state_dict(trained.network.state_dict())
     generator = Generator(model, arguments.name, arguments.source)
     model.info |= {"golden": golden_sample(generator), "golden_request": GOLDEN}
     if arguments.figures:

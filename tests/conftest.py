@@ -1,5 +1,6 @@
 """Shared fixtures: what a model knows of its data, random molecules, double precision."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,16 +13,27 @@ from rdkit.Chem import AllChem
 from moldiff import chem
 from moldiff.conditions import Conditions, Property
 from moldiff.config import Config, NetworkConfig
+from moldiff.draws import Sizes
+from moldiff.known import Known
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 
 VOCABULARY = ("H", "C", "N", "O", "N+")
+# Three heavy atoms and four hydrogens, five atoms in all, and ten: H C N O and molecules.
+ROWS = ((4, 2, 1, 0, 2), (4, 2, 0, 1, 1), (4, 1, 1, 1, 3), (3, 2, 0, 0, 5), (6, 4, 0, 0, 4))
 
 
 def with_compositions(info: DataInfo, rows: Sequence[tuple[int, ...]]) -> DataInfo:
     """``info`` of other training molecules: atoms of each element and, last, molecules."""
     return replace(info, compositions=tuple(rows), examples=())
+
+
+def drawn(sizes: Sizes) -> Counter:
+    """How often each composition, of H and then others, is; their atoms are the size, those behind H the heavy ones."""
+    assert (sizes.atoms == sizes.composition.sum(1)).all()
+    assert (sizes.heavy == sizes.composition[:, 1:].sum(1)).all()
+    return Counter(map(tuple, sizes.composition.tolist()))
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +73,25 @@ def random_molecules() -> Callable[..., Molecules]:
         return Molecules.collate([single(size, generator) for size in sizes], n)
 
     return batch
+
+
+@pytest.fixture
+def data(info) -> DataInfo:
+    return with_compositions(info, ROWS)
+
+
+@pytest.fixture
+def part() -> Callable[..., Known]:
+    """A part of these tokens that is known altogether."""
+
+    def make(*tokens: int, grows: bool = True) -> Known:
+        n = len(tokens)
+        known = torch.ones(n, dtype=torch.bool)
+        bond = torch.zeros(1, n, n, dtype=torch.long)
+        molecule = Molecules(known[None], torch.randn(1, n, 3), torch.tensor([tokens]), bond)
+        return Known(molecule, known, known, known[:, None] & known, ~known, grows)
+
+    return make
 
 
 @pytest.fixture

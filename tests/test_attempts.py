@@ -1,14 +1,12 @@
 """What is drawn before molecules are made: compositions as in the training data, by what is asked for and known."""
 
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
-from conftest import with_compositions
+from conftest import ROWS, drawn, with_compositions
 
 from moldiff.attempts import (
     Request,
@@ -21,49 +19,16 @@ from moldiff.attempts import (
 from moldiff.conditions import Target
 from moldiff.config import Config, QualityConfig, preset
 from moldiff.draws import Sizes
-from moldiff.known import Known
 from moldiff.model import Model
-from moldiff.model_file import DataInfo
-from moldiff.molecule import Molecules
 from moldiff.samplers import KeyedRandomness, Sampler
 
-UNIFORM = (np.arange(3000) + 0.5) / 3000
-# Three heavy atoms and four hydrogens, five atoms in all, and ten: H C N O and molecules.
-ROWS = ((4, 2, 1, 0, 2), (4, 2, 0, 1, 1), (4, 1, 1, 1, 3), (3, 2, 0, 0, 5), (6, 4, 0, 0, 4))
-LARGE, SMALL = 7, 5
 
-
-@pytest.fixture
-def data(info) -> DataInfo:
-    return with_compositions(info, ROWS)
-
-
-def drawn(sizes: Sizes) -> Counter:
-    """How often each composition, of H and then others, is; their atoms are the size, those behind H the heavy ones."""
-    assert (sizes.atoms == sizes.composition.sum(1)).all()
-    assert (sizes.heavy == sizes.composition[:, 1:].sum(1)).all()
-    return Counter(map(tuple, sizes.composition.tolist()))
-
-
-@pytest.fixture
-def part() -> Callable[..., Known]:
-    """A part of these tokens that is known altogether."""
-
-    def make(*tokens: int, grows: bool = True) -> Known:
-        n = len(tokens)
-        known = torch.ones(n, dtype=torch.bool)
-        bond = torch.zeros(1, n, n, dtype=torch.long)
-        molecule = Molecules(known[None], torch.randn(1, n, 3), torch.tensor([tokens]), bond)
-        return Known(molecule, known, known, known[:, None] & known, ~known, grows)
-
-    return make
-
-    def test_no_attempt_depends_on_the_others(self, data):
-        request = Request(9, targets=(Target("gap", 5.0, 8.0),))
-        values, sizes = draw_request(data, request, KeyedRandomness(0, range(9)))
-        value, size = draw_request(data, request, KeyedRandomness(0, [6]))
-        assert (value[0, 0], size.atoms[0]) == (values[6, 0], sizes.atoms[6])
-        assert (size.composition[0] == sizes.composition[6]).all()
+def test_no_attempt_depends_on_the_others(data):
+    request = Request(9, targets=(Target("gap", 5.0, 8.0),))
+    values, sizes = draw_request(data, request, KeyedRandomness(0, range(9)))
+    value, size = draw_request(data, request, KeyedRandomness(0, [6]))
+    assert (value[0, 0], size.atoms[0]) == (values[6, 0], sizes.atoms[6])
+    assert (size.composition[0] == sizes.composition[6]).all()
 
 
 class TestNetwork:

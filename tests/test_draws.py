@@ -2,31 +2,20 @@
 
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from conftest import with_compositions
+from conftest import ROWS, drawn, with_compositions
 
 from moldiff import draws
 from moldiff.draws import NEAREST, WIDTH, SizeDraw, Sizes
 from moldiff.errors import RequestError
-from moldiff.known import Known
 from moldiff.model_file import DataInfo
-from moldiff.molecule import Molecules
 
 UNIFORM = (np.arange(3000) + 0.5) / 3000
-# Three heavy atoms and four hydrogens, five atoms in all, and ten: H C N O and molecules.
-ROWS = ((4, 2, 1, 0, 2), (4, 2, 0, 1, 1), (4, 1, 1, 1, 3), (3, 2, 0, 0, 5), (6, 4, 0, 0, 4))
 LARGE, SMALL = 7, 5
 GAPS = [2.0, 4.0, 6.0, 8.0, 9.0]  # of each row
-
-
-@pytest.fixture
-def data(info) -> DataInfo:
-    return with_compositions(info, ROWS)
 
 
 def with_gaps(data: DataInfo, gaps: list[float]) -> DataInfo:
@@ -35,29 +24,8 @@ def with_gaps(data: DataInfo, gaps: list[float]) -> DataInfo:
     return replace(data, examples=tuple((k, gap, 3.0) for k, gap in enumerate(gaps) for _ in range(numbers[k])))
 
 
-def drawn(sizes: Sizes) -> Counter:
-    """How often each composition, of H and then others, is; their atoms are the size, those behind H the heavy ones."""
-    assert (sizes.atoms == sizes.composition.sum(1)).all()
-    assert (sizes.heavy == sizes.composition[:, 1:].sum(1)).all()
-    return Counter(map(tuple, sizes.composition.tolist()))
-
-
 def asked(gap: float) -> np.ndarray:
     return np.tile([gap, np.nan], (len(UNIFORM), 1))
-
-
-@pytest.fixture
-def part() -> Callable[..., Known]:
-    """A part of these tokens that is known altogether."""
-
-    def make(*tokens: int, grows: bool = True) -> Known:
-        n = len(tokens)
-        known = torch.ones(n, dtype=torch.bool)
-        bond = torch.zeros(1, n, n, dtype=torch.long)
-        molecule = Molecules(known[None], torch.randn(1, n, 3), torch.tensor([tokens]), bond)
-        return Known(molecule, known, known, known[:, None] & known, ~known, grows)
-
-    return make
 
 
 class TestTrainingData:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from moldiff.config import Config, NetworkConfig
 from moldiff.datasets.prepared import Split
-from moldiff.denoisers.layers import PER_ELEMENT
+from moldiff.denoisers.layers import BEFORE_PROPERTIES, PER_PROPERTY
 from moldiff.denoisers.transformer import TransformerConfig
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
@@ -35,22 +36,22 @@ def adapt(
 ) -> DataInfo:
     """What a model that starts from the weights in ``path`` knows of a set: sizes and names are the set's.
 
-    Tokens, marginals, coordinate scale and properties remain those of the weights, whose numbers have no other meaning.
-    ``splits``: all molecules that will be used; ``extend``: tokens of theirs that are new are added at the end.
+    Tokens, marginals, coordinate scale and properties remain those of the weights, whose numbers have no other meaning;
+    properties that are new to them are added at the end.
+    ``splits``: all molecules that will be used; ``extend``: tokens of theirs that are new are added at the end, too.
 
     Raises:
-        TrainingError: the set has other hydrogens, a property of its own or, without ``extend``, a new token.
+        TrainingError: the set has other hydrogens, one of the properties in another unit or, without ``extend``, a new token.
     """
     info = DataInfo.from_meta(meta)
     if info.hydrogens != source.hydrogens:
         text = f"its hydrogens are {source.hydrogens}, those of {info.name} {info.hydrogens}"
         raise TrainingError(f"{path}: {text}; prepare the set with --hydrogens {source.hydrogens}")
-    known = {(p.name, p.unit) for p in source.properties}
+    units = {p.name: p.unit for p in source.properties}
     for p in info.properties:
-        if (p.name, p.unit) not in known:
-            there = ", ".join(f"{name} in {unit}" for name, unit in sorted(known)) or "none"
-            text = f"property {p.name} in {p.unit or 'no unit'} is not one of its own ({there})"
-            raise TrainingError(f"{path}: {text}; prepare the set without it")
+        if units.get(p.name, p.unit) != p.unit:
+            text = f"its property {p.name} is in {units[p.name] or 'no unit'}, that of {info.name} in {p.unit or 'no unit'}"
+            raise TrainingError(f"{path}: {text}; prepare the set in the same unit, or give it another name")
     places = {token: _places(token, info, splits) for token in info.vocabulary if token not in source.vocabulary}
     added = [token for token, rows in places.items() if rows]
     if added and not extend:
@@ -59,28 +60,33 @@ def adapt(
         raise TrainingError(f"{path}: {text} is not in its vocabulary ({' '.join(source.vocabulary)}); {remedy}")
     names = {"name": info.name, "source": info.source, "sha256": info.sha256}
     grown = extended(source, info, added)
-    return dataclasses.replace(grown, **_compositions(info, source, grown), **names)
+    return dataclasses.replace(grown, **_compositions(info, grown), **names)
 
 
-def _compositions(info: DataInfo, source: DataInfo, grown: DataInfo) -> dict[str, tuple]:
+def _compositions(info: DataInfo, grown: DataInfo) -> dict[str, tuple]:
     """Those of the set, by the elements and properties of the weights; what else these know of properties is unknown."""
     columns = [info.elements.index(symbol) if symbol in info.elements else -1 for symbol in grown.elements]
     compositions = tuple((*(row[k] if k >= 0 else 0 for k in columns), row[-1]) for row in info.compositions)
-    examples = tuple((row, *_by_name(values, info, source)) for row, *values in info.examples)
+    examples = tuple((row, *_by_name(values, info, grown)) for row, *values in info.examples)
     return {"compositions": compositions, "examples": examples}
 
 
-def _by_name(values: Sequence[int | float | None], info: DataInfo, source: DataInfo) -> list[int | float | None]:
-    """Values of the properties of ``info`` as those of ``source``."""
+def _by_name(values: Sequence[int | float | None], info: DataInfo, grown: DataInfo) -> list[int | float | None]:
+    """Values of the properties of ``info`` as those of ``grown``."""
     named = {p.name: value for p, value in zip(info.properties, values, strict=True)}
-    return [named.get(p.name) for p in source.properties]
+    return [named.get(p.name) for p in grown.properties]
 
 
 def extended(source: DataInfo, info: DataInfo, added: Sequence[str]) -> DataInfo:
-    """``source`` with more tokens: these as frequent as in the set, the others as frequent among themselves as before."""
+    """``source`` with the properties of the set that it lacks, and with more tokens: these as frequent as in the set, the
+    others as frequent among themselves as before."""
     shares = [info.atom_marginal[info.vocabulary.index(token)] for token in added]
     marginal = (*(m * (1 - sum(shares)) for m in source.atom_marginal), *shares)
-    return dataclasses.replace(source, vocabulary=(*source.vocabulary, *added), atom_marginal=marginal)
+    known = {p.name for p in source.properties}
+    properties = (*source.properties, *(p for p in info.properties if p.name not in known))
+    return dataclasses.replace(
+        source, vocabulary=(*source.vocabulary, *added), atom_marginal=marginal, properties=properties
+    )
 
 
 def translate(split: Split, info: DataInfo, adapted: DataInfo) -> Split:
@@ -93,7 +99,7 @@ def translate(split: Split, info: DataInfo, adapted: DataInfo) -> Split:
 
 
 def start_from(model: Model, source: Model, path: Path) -> None:
-    """Give ``model`` the weights of ``source``, which knows the first of its tokens or all of them.
+    """Give ``model`` the weights of ``source``, which knows the first of its tokens and properties or all of them.
 
     A transformer may have more layers than its source; they begin as the identity, so that its estimates are the source's.
     """
@@ -102,18 +108,18 @@ def start_from(model: Model, source: Model, path: Path) -> None:
     if ours != theirs and not layers:
         remedy = "leave --preset and --config out; only layers can be added, to a transformer"
         raise TrainingError(f"{path}: its network is {_told(theirs, ours)}, here {_told(ours, theirs)}; {remedy}")
-    known = len(source.data.vocabulary)
-    if known < len(model.data.vocabulary) and ours.kind == "tensor_product":
-        raise TrainingError(f"{path}: --extend-vocabulary is not made for {ours.kind} networks; train from nothing")
+    widths = [_widths(m.data) for m in (source, model)]
+    if widths[0] != widths[1] and ours.kind == "tensor_product":
+        raise TrainingError(
+            f"{path}: new tokens and properties are not made for {ours.kind} networks; train from nothing"
+        )
     if layers:
         model.network.begin_as_identity(layers)
     new = model.network.state_dict()
-    elements = len(model.data.elements) - len(source.data.elements)
-    weights = dict(new)
-    for name, old in source.network.state_dict().items():
-        behind = 0 if old.shape == new[name].shape or name.startswith("embed_atom") else PER_ELEMENT * elements
-        weights[name] = _grown(old, new[name], known, behind)
-    model.network.load_state_dict(weights)
+    weights = {
+        k: _grown(old, new[k], *(_columns(k, *w) for w in widths)) for k, old in source.network.state_dict().items()
+    }
+    model.network.load_state_dict({**new, **weights})
 
 
 def _told(network: NetworkConfig, other: NetworkConfig) -> str:
@@ -133,20 +139,34 @@ def _more_layers(ours: NetworkConfig, theirs: NetworkConfig) -> int:
     return yours.layers if only_layers and mine.layers > yours.layers else 0
 
 
-def _grown(old: Tensor, new: Tensor, tokens: int, behind: int) -> Tensor:
-    """Zeros for new tokens: rows where tokens come out; where they go in, columns after the token's, the estimate's and,
-    as many as ``behind``, after all others: for new elements in the condition vector.
+def _widths(data: DataInfo) -> tuple[int, int]:
+    """Of a token, as numbers, and of the condition vector up to its last property; see :func:`condition_features`."""
+    return len(data.vocabulary), BEFORE_PROPERTIES + PER_PROPERTY * len(data.properties)
 
-    So nothing changes for molecules without them, but for one class more, whose logit is zero.
+
+def _columns(name: str, token: int, condition: int) -> list[int]:
+    """Widths of what a first layer called ``name`` reads, of all but the last piece: the noisy token, the one of the
+    previous estimate, and the condition vector up to its last property; the counts of the elements are last."""
+    if name.startswith("embed_atom"):
+        return [token, token]
+    if name.startswith("embed_condition"):
+        return [condition]
+    return [token, token, 2 + condition]
+
+
+def _grown(old: Tensor, new: Tensor, pieces: list[int], wider: list[int]) -> Tensor:
+    """Zeros for what is new: rows where tokens come out; where they go in, columns at the end of each of the ``pieces``,
+    which are ``wider`` now, and of the last.
+
+    So nothing changes for molecules without new tokens and properties, but for one class more, whose logit is zero.
     """
     if old.shape == new.shape:
         return old
     if len(new) > len(old):
         return torch.cat([old, old.new_zeros(len(new) - len(old), *old.shape[1:])])
-    added = (new.shape[1] - old.shape[1] - behind) // 2
-    zeros = lambda columns: old.new_zeros(len(old), columns)  # noqa: E731
-    token, previous, rest = old.split([tokens, tokens, old.shape[1] - 2 * tokens], 1)
-    return torch.cat([token, zeros(added), previous, zeros(added), rest, zeros(behind)], 1)
+    columns = old.split([*pieces, old.shape[1] - sum(pieces)], 1)
+    widths = [*wider, new.shape[1] - sum(wider)]
+    return torch.cat([pad(piece, (0, width - piece.shape[1])) for piece, width in zip(columns, widths, strict=True)], 1)
 
 
 def _places(token: str, info: DataInfo, splits: Sequence[Split]) -> list[int]:

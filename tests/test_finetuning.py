@@ -16,7 +16,7 @@ from moldiff.checkpoints import latest_checkpoint
 from moldiff.cli import app
 from moldiff.config import Config, NetworkConfig
 from moldiff.datasets.prepared import SPLITS, learned_from, read_meta, read_split, write_prepared
-from moldiff.denoisers.layers import PER_ELEMENT
+from moldiff.denoisers.layers import BEFORE_PROPERTIES, PER_ELEMENT, PER_PROPERTY
 from moldiff.finetuning import SETTINGS, adapt, settings_for, start_from, translate
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
@@ -118,7 +118,10 @@ def test_fine_tuning_speaks_the_language_of_the_weights(tmp_path, monkeypatch, f
     ("change", "message"),
     [
         ({"hydrogens": "implicit"}, "its hydrogens are explicit, those of own implicit; prepare the set with --hydro"),
-        ({"unit": "K"}, r"property gap in K is not one of its own \(.*gap in eV.*\); prepare the set without it"),
+        (
+            {"unit": "K"},
+            "its property gap is in eV, that of own in K; prepare the set in the same unit, or give it another name",
+        ),
         (
             {"element": "Br"},
             r"Br, in 3 molecules \(b\.smi row 48, b\.smi row 49, b\.smi row 50\), is not in its vocabulary \(H C .*; "
@@ -239,8 +242,66 @@ class TestNewTokens:
 
     def test_not_for_flat_weights(self, tmp_path):
         config = Config(network=NetworkConfig("tensor_product", {"width": 8, "layers": 1}))
-        with pytest.raises(TrainingError, match="--extend-vocabulary is not made for tensor_product networks"):
+        with pytest.raises(TrainingError, match="new tokens and properties are not made for tensor_product networks"):
             self.extended(Model(config, DataInfo.from_meta(read_meta(DATA))), tmp_path / "own")
+
+
+class TestNewProperties:
+    """A property of one's own: what the weights know stays, and where it is not told nothing changes."""
+
+    def pair(self, folder: Path, kind: str) -> tuple[Model, Model]:
+        """Weights that know two properties of the sample, and what starts from them on a set with its gap."""
+        options = SMALL.options if kind == "transformer" else {"width": 16, "layers": 2}
+        config = dataclasses.replace(CONFIG, network=NetworkConfig(kind, options))
+        info = DataInfo.from_meta(read_meta(DATA))
+        others = tuple(p for p in info.properties if p.name != "gap")[:2]
+        old = Model(config, dataclasses.replace(info, properties=others, examples=()))
+        for parameter in old.network.parameters():  # the outputs of an untrained network are zero
+            torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+        data = write_own(folder, properties=["gap"])
+        new = Model(config, adapt(read_meta(data), old.data, [read_split(data, "train")], folder))
+        start_from(new, old, folder)
+        return old, new
+
+    @pytest.mark.parametrize("kind", ["transformer", "egnn"])
+    def test_estimates_are_those_of_the_weights(self, tmp_path, kind):
+        old, new = self.pair(tmp_path / "own", kind)
+        molecules = read_split(DATA, "test").buckets()[18][0].centre()
+        b = len(molecules)
+        level = NoiseLevel.free(molecules, torch.ones(b))
+        value = torch.randn(b, 3, generator=torch.Generator().manual_seed(0))
+        given = torch.rand(b, 3, generator=torch.Generator().manual_seed(1)) < 0.5
+        told = dataclasses.replace(old.nothing_asked(b), value=value[:, :2], given=given[:, :2])
+        more = dataclasses.replace(new.nothing_asked(b), value=value, given=given)
+        with torch.no_grad():
+            a = old.denoise(molecules, level, old.told_atoms(told, molecules))
+            c = new.denoise(molecules, level, new.told_atoms(more, molecules))
+            untold = old.denoise(molecules, level, old.told_atoms(told.without_properties(), molecules))
+        assert (a.atom_logits - untold.atom_logits).abs().max() > 0.01
+        for ours, theirs in [(c.pos, a.pos), (c.atom_logits, a.atom_logits), (c.bond_logits, a.bond_logits)]:
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+    def test_are_behind_those_of_the_weights(self, tmp_path):
+        old, new = self.pair(tmp_path / "own", "transformer")
+        info = DataInfo.from_meta(read_meta(tmp_path / "own"))
+        assert new.data.properties == (*old.data.properties, *info.properties)
+        assert [row[-1] for row in new.data.examples] == [row[-1] for row in info.examples]
+        assert {row[1:3] for row in new.data.examples} == {(None, None)}
+        split = translate(read_split(tmp_path / "own", "train"), info, new.data)
+        assert np.isnan(split.properties[:, :2]).all() and np.isfinite(split.properties[:, 2]).all()
+
+    def test_training_learns_them_and_resumes(self, tmp_path, monkeypatch):
+        old, _ = self.pair(tmp_path / "own", "transformer")
+        old.save(tmp_path / "old.safetensors")
+        straight = train(tmp_path / "own", tmp_path / "straight", CONFIG, init_from=tmp_path / "old.safetensors")
+        column = BEFORE_PROPERTIES + 2 * PER_PROPERTY
+        learned = Model.load(straight).network.state_dict()["embed_condition.0.weight"][:, column:][:, :PER_PROPERTY]
+        assert learned.abs().sum() > 0
+        with monkeypatch.context() as patch:
+            stop_at(2, patch, signal.SIGTERM)
+            train(tmp_path / "own", tmp_path / "stopped", CONFIG, init_from=tmp_path / "old.safetensors")
+        stopped = train(tmp_path / "own", tmp_path / "stopped", CONFIG, resume=True)
+        assert without_cpu_time(stopped) == without_cpu_time(straight)
 
 
 class TestCommand:

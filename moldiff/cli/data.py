@@ -67,7 +67,7 @@ def prepare(
             PROPERTIES,
             "--property",
             help="A column or SDF data field of numbers, NAME or NAME:unit; repeatable. Computed where no file has it: "
-            "qed, sa, logp, weight, tpsa, fsp3, hbd, hba, rotatable_bonds, rings, aromatic_rings.",
+            "qed, sa, logp, weight, tpsa, fsp3, hbd, hba, rotatable_bonds, rings, aromatic_rings, largest_ring.",
         ),
     ] = None,
     split: Annotated[str, _option(SPLIT, help="random, or scaffold: each in one part only.")] = "random",

@@ -8,7 +8,7 @@ from moldiff.metrics.druglike import graph, properties, rules
 
 UNITS = {
     "qed": "", "sa": "", "logp": "", "weight": "g/mol", "tpsa": "Å²", "fsp3": "", "hbd": "", "hba": "",
-    "rotatable_bonds": "", "rings": "", "aromatic_rings": "",
+    "rotatable_bonds": "", "rings": "", "aromatic_rings": "", "largest_ring": "",
 }  # fmt: skip
 
 

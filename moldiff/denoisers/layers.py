@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
-PER_ELEMENT = 4  # features of an element's count in the condition vector
+# features of the condition vector: of σ and sizes, of each property, of each element's count
+BEFORE_PROPERTIES, PER_PROPERTY, PER_ELEMENT = 32 + 5 + 5, 9, 4
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Sizes:
 
 
 def condition_width(properties: int, elements: int) -> int:
-    return 32 + 5 + 5 + 9 * properties + 1 + PER_ELEMENT * elements
+    return BEFORE_PROPERTIES + PER_PROPERTY * properties + 1 + PER_ELEMENT * elements
 
 
 def condition_features(

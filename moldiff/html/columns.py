@@ -38,6 +38,7 @@ KNOWN = {
     "rotatable_bonds": Known("Rotatable", MEANINGS["rotatable_bonds"]),
     "rings": Known("Rings", MEANINGS["rings"]),
     "aromatic_rings": Known("Aromatic rings", MEANINGS["aromatic_rings"]),
+    "largest_ring": Known("Largest ring", MEANINGS["largest_ring"]),
     "fsp3": Known("Fsp³", MEANINGS["fsp3"]),
     "lipinski_violations": Known("Lipinski", MEANINGS["lipinski_violations"], source="10.1016/S0169-409X(00)00129-0"),
     "veber": Known("Veber", MEANINGS["veber"], source="10.1021/jm020017n"),

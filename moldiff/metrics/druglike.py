@@ -23,8 +23,8 @@ from moldiff.metrics.validity import sanitised
 DRUGLIKE_COLUMNS = {
     "qed": "float64", "sa": "float64", "logp": "float64", "weight": "float64", "tpsa": "float64", "fsp3": "float64",
     "hbd": "Int64", "hba": "Int64", "rotatable_bonds": "Int64", "lipinski_violations": "Int64", "veber": "boolean",
-    "rings": "Int64", "aromatic_rings": "Int64", "pains": "Int64", "brenk": "Int64", "nih": "Int64", "alerts": "object",
-    "ring_systems": "object",
+    "rings": "Int64", "aromatic_rings": "Int64", "largest_ring": "Int64", "pains": "Int64", "brenk": "Int64",
+    "nih": "Int64", "alerts": "object", "ring_systems": "object",
 }  # fmt: skip
 # what their numbers mean, as lists of them and pages say it
 MEANINGS = {
@@ -41,6 +41,7 @@ MEANINGS = {
     "veber": "at most 10 rotatable bonds and 140 Å² of TPSA",
     "rings": "rings, as RDKit finds them",
     "aromatic_rings": "rings that are aromatic",
+    "largest_ring": "atoms of the largest ring, 0 without rings",
     "pains": "number of PAINS alerts",
     "brenk": "number of Brenk alerts",
     "nih": "number of NIH alerts",
@@ -53,9 +54,9 @@ def druglike_facts(mol: Mol | None) -> dict[str, float | int | bool | str | None
     qed (10.1038/nchem.1243), sa (synthetic accessibility, 1 easy to 10, 10.1186/1758-2946-1-8), logp (Crippen,
     10.1021/ci990307l), weight (g/mol), tpsa (Å², 10.1021/jm000942e), fsp3 (share of sp3 carbons), hbd and hba
     (hydrogen-bond donors and acceptors), rotatable_bonds, lipinski_violations (of four, 10.1016/S0169-409X(00)00129-0),
-    veber (passes, 10.1021/jm020017n); rings (RDKit's symmetrised smallest set) and aromatic_rings (of these, with
-    aromatic bonds only); pains, brenk, nih (numbers of alerts) and alerts (their names, "PAINS: …; …"); ring_systems (SMILES,
-    as one SMILES with dots, "" for none).
+    veber (passes, 10.1021/jm020017n); rings (RDKit's symmetrised smallest set), aromatic_rings (of these, with aromatic
+    bonds only) and largest_ring (atoms of the largest of these); pains, brenk, nih (numbers of alerts) and alerts (their
+    names, "PAINS: …; …"); ring_systems (SMILES, as one SMILES with dots, "" for none).
     Raises :class:`MoldiffError` if RDKit comes without its synthetic-accessibility score.
     """
     copy = None if mol is None else graph(mol)
@@ -120,6 +121,7 @@ def rules(mol: Mol) -> dict[str, float | int | bool]:
         "veber": rotatable <= 10 and tpsa <= 140,
         "rings": rdMolDescriptors.CalcNumRings(mol),
         "aromatic_rings": rdMolDescriptors.CalcNumAromaticRings(mol),
+        "largest_ring": max(map(len, mol.GetRingInfo().AtomRings()), default=0),
     }
 
 

@@ -161,10 +161,10 @@ class TestComputedProperties:
 
     @pytest.mark.parametrize("hydrogens", ["explicit", "implicit"])
     def test_values(self, hydrogens):
-        names = ["weight", "rings", "aromatic_rings", "hbd", "hba", "rotatable_bonds", "fsp3", "tpsa"]
+        names = ["weight", "rings", "aromatic_rings", "hbd", "hba", "rotatable_bonds", "fsp3", "tpsa", "largest_ring"]
         found = curate(of_smiles("OCc1ccccc1"), Curation(hydrogens=hydrogens), computed=names)
         values = [found.computed[name] for name in names]
-        assert values == pytest.approx([108.14, 1, 1, 1, 1, 1, 1 / 7, 20.23], abs=1e-3)
+        assert values == pytest.approx([108.14, 1, 1, 1, 1, 1, 1 / 7, 20.23, 6], abs=1e-3)
 
     def test_are_of_the_molecule_that_is_kept(self):
         salt = curate(of_smiles("CC(=O)[O-].[Na+]"), Curation(largest_fragment=True, neutralise=True), (), ["weight"])

@@ -38,12 +38,13 @@ def test_aspirin():
 
 
 @pytest.mark.parametrize(
-    ("smiles", "rings", "aromatic"),
-    [("CCO", 0, 0), ("C1CCCCC1", 1, 0), ("c1ccc2c(c1)CCN2", 2, 1), ("c1ccc2ccccc2c1", 2, 2)],
-)
-def test_rings(smiles, rings, aromatic):
+    ("smiles", "rings", "aromatic", "largest"),
+    [("CCO", 0, 0, 0), ("C1CCCCC1", 1, 0, 6), ("c1ccc2c(c1)CCN2", 2, 1, 6), ("c1ccc2ccccc2c1", 2, 2, 6),
+     ("C1CC1C1CCCCCC1", 2, 0, 7)],
+)  # fmt: skip
+def test_rings(smiles, rings, aromatic, largest):
     facts = druglike_facts(named(smiles))
-    assert (facts["rings"], facts["aromatic_rings"]) == (rings, aromatic)
+    assert (facts["rings"], facts["aromatic_rings"], facts["largest_ring"]) == (rings, aromatic, largest)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from moldiff.conditions import Conditions, Target, check_targets, draw_values
 from moldiff.config import GUIDANCE, QUALITIES, Config
 from moldiff.draws import SizeDraw, Sizes
 from moldiff.errors import RequestError
-from moldiff.guidance import Guide, evaluations
+from moldiff.guidance import Guide, WithinValences, evaluations
 from moldiff.known import Known, blank
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
@@ -200,9 +200,10 @@ class SameSize:
         else:
             template, free = r.known.template(len(filled), random.atoms, device)
         conditions = self.conditions(chosen).to(device)
+        guides = (*r.guides, WithinValences(self.model.data.vocabulary))
         guidance = 1.0 if self.values is None else r.guidance  # what is only told is not aimed at
         return sample_filled(
-            self.model, random, template, free, conditions, r.sampler, r.guides, guidance, self.tick,
+            self.model, random, template, free, conditions, r.sampler, guides, guidance, self.tick,
             keep_composition=r.formula is not None,
         )  # fmt: skip
 

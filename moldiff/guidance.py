@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from moldiff.conditions import Conditions
-from moldiff.molecule import Molecules, Prediction
+from moldiff.molecule import BOND_CLASSES, Molecules, Prediction, split_token
 from moldiff.samplers import Denoiser
 from moldiff.schedules import NoiseLevel
+from moldiff.valences import STRICT_VALENCES
 
 ConditionalDenoiser = Callable[[Molecules, NoiseLevel, Conditions, Prediction | None], Prediction]
 
@@ -78,3 +79,56 @@ class AllowedAtoms:
 
     def __call__(self, x0: Prediction, noisy: Molecules, level: NoiseLevel) -> Prediction:
         return x0.replace(atom_logits=x0.atom_logits.masked_fill(~self.allowed, -1e9))
+
+
+class WithinValences:
+    """No atom has more bonds than the greatest valence of its token: the bonds that are estimated as likeliest are lowered,
+    order by order, where the estimate loses least, until this holds; what is known stays.
+
+    From the noise level ``BELOW`` on, so that later steps and the geometry follow. A bond that is lowered trades the
+    probabilities of its two orders; molecules without such an atom keep their estimate to the bit.
+    """
+
+    BELOW = 0.25  # σ, where shape and graph are settled
+
+    def __init__(self, vocabulary: Sequence[str]):
+        most = [max(STRICT_VALENCES.get(split_token(name), (0,))) for name in vocabulary]
+        self.most = torch.tensor([valence or BOND_CLASSES**2 for valence in most])  # unknown ones are not judged
+
+    def __call__(self, x0: Prediction, noisy: Molecules, level: NoiseLevel) -> Prediction:
+        low = level.sigma <= self.BELOW
+        likeliest = x0.bond_logits.argmax(-1) * noisy.pair_mask
+        room = self.most.to(noisy.device)[x0.atom_logits.argmax(-1)]
+        rows = ((likeliest.sum(-1) > room).any(1) & low).nonzero()[:, 0]
+        if len(rows) == 0:
+            return x0
+        logits, old = x0.bond_logits[rows], likeliest[rows]
+        new = lowered(old, logits, room[rows], level.bond[rows] > 0)
+        here, there = (logits.gather(-1, order[..., None]) for order in (old, new))
+        traded = logits.scatter(-1, old[..., None], there).scatter(-1, new[..., None], here)
+        return x0.replace(bond_logits=x0.bond_logits.index_copy(0, rows, traded))
+
+
+def lowered(
+    order: Integer[Tensor, "b n n"], logits: Float[Tensor, "b n n orders"], room: Integer[Tensor, "b n"],
+    free: Bool[Tensor, "b n n"],
+) -> Integer[Tensor, "b n n"]:  # fmt: skip
+    """Bond orders of which no atom has more than its ``room``, if ``free`` ones can be lowered so far.
+
+    In every molecule the bond goes first whose lower order costs the least log-probability for each crowded end.
+    """
+    order, n = order.clone(), order.shape[1]
+    upper = torch.ones_like(free).triu(1)
+    while True:
+        crowded = order.sum(-1) > room
+        ends = crowded[:, :, None].long() + crowded[:, None]
+        fewer = (order - 1).clamp(min=0)
+        cost = (logits.gather(-1, order[..., None]) - logits.gather(-1, fewer[..., None]))[..., 0]
+        cost = torch.where((ends > 0) & (order > 0) & free & upper, cost / ends, torch.inf)
+        least, place = cost.flatten(1).min(1)
+        rows = least.isfinite().nonzero()[:, 0]
+        if len(rows) == 0:
+            return order
+        i, j = place[rows] // n, place[rows] % n
+        order[rows, i, j] -= 1
+        order[rows, j, i] = order[rows, i, j]

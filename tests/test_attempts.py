@@ -19,8 +19,11 @@ from moldiff.attempts import (
 from moldiff.conditions import Target
 from moldiff.config import Config, QualityConfig, preset
 from moldiff.draws import Sizes
+from moldiff.guidance import WithinValences
 from moldiff.model import Model
+from moldiff.molecule import split_token
 from moldiff.samplers import KeyedRandomness, Sampler
+from moldiff.valences import STRICT_VALENCES
 
 
 def test_no_attempt_depends_on_the_others(data):
@@ -50,6 +53,16 @@ class TestNetwork:
             request = Request(1, formula="C2H4O", sampler=Sampler(steps=2))
             found.append(sample_sizes(model, request, KeyedRandomness(0, [0]), sizes, None).pos)
         assert not any(torch.equal(one, other) for one, other in combinations(found, 2))
+
+    def test_no_atom_has_more_bonds_than_it_can(self, model, monkeypatch):
+        """What an untrained network makes would have too many."""
+        most = torch.tensor([max(STRICT_VALENCES[split_token(token)]) for token in model.data.vocabulary])
+        crowded = []
+        for below in (-1.0, WithinValences.BELOW):
+            monkeypatch.setattr(WithinValences, "BELOW", below)
+            made = sample_attempts(model, Request(32, sampler=Sampler(steps=3)), range(32))
+            crowded.append(int((made.bond.sum(-1) > most[made.atom])[made.mask].sum()))
+        assert crowded[0] > crowded[1] == 0
 
     def test_every_molecule_is_told_its_own(self, model, monkeypatch):
         """Isomers in a batch, which is filled up, as each alone; where no values are asked for, heavy atoms only."""

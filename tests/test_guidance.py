@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from moldiff.conditions import Conditions
-from moldiff.guidance import AllowedAtoms, classifier_free, evaluations, guided
+from moldiff.guidance import AllowedAtoms, WithinValences, classifier_free, evaluations, guided
 from moldiff.molecule import BOND_CLASSES, Molecules, Prediction
 from moldiff.schedules import NoiseLevel
 
@@ -87,3 +87,73 @@ def test_atoms_become_only_what_is_allowed(state):
     x0 = AllowedAtoms(allowed)(Model()(*state, ASKED, None), *state)
     assert (x0.atom_logits.argmax(-1) == 3).all()
     assert torch.isfinite(x0.atom_logits.log_softmax(-1)).all()
+
+
+class TestValences:
+    VOCABULARY = ("C", "N", "O", "F", "N+")
+
+    def estimate(self, symbols: str, orders: dict[tuple[int, int], list[float]]) -> Prediction:
+        """Atoms by name, and the log-odds of the four orders of some pairs; all other pairs are unbonded for sure."""
+        n = len(symbols.split())
+        atom, bond = torch.full((1, n, 5), -9.0), torch.tensor([0.0, -9, -9, -9]).repeat(1, n, n, 1)
+        for k, symbol in enumerate(symbols.split()):
+            atom[0, k, self.VOCABULARY.index(symbol)] = 0
+        for (i, j), logits in orders.items():
+            bond[0, i, j] = bond[0, j, i] = torch.tensor(logits)
+        return Prediction(torch.zeros(1, n, 3), atom, bond)
+
+    def bonds(self, x0: Prediction, sigma: float = 0.1, known: tuple[tuple[int, int], ...] = ()) -> dict:
+        """Bonds that the guided estimate holds for likeliest."""
+        b, n = x0.pos.shape[:2]
+        mask = torch.ones(b, n, dtype=torch.bool)
+        noisy = Molecules(mask, x0.pos, torch.zeros(b, n, dtype=torch.long), torch.zeros(b, n, n, dtype=torch.long))
+        level = NoiseLevel.free(noisy, torch.full((b,), sigma))
+        for i, j in known:
+            level.bond[:, i, j] = level.bond[:, j, i] = 0
+        guided_bonds = WithinValences(self.VOCABULARY)(x0, noisy, level).bond_logits.argmax(-1)[0]
+        assert torch.equal(guided_bonds, guided_bonds.T)
+        return {(i, j): int(guided_bonds[i, j]) for i in range(n) for j in range(i, n) if guided_bonds[i, j]}
+
+    SINGLE, WEAK, DOUBLE = [-5.0, 0, -5, -9], [-1.0, 0, -5, -9], [-9.0, -3, 0, -9]
+
+    def test_the_weakest_bond_goes(self):
+        x0 = self.estimate("F C C", {(0, 1): self.SINGLE, (0, 2): self.WEAK})
+        assert self.bonds(x0) == {(0, 1): 1}
+        assert self.bonds(x0, sigma=0.3) == {(0, 1): 1, (0, 2): 1}
+        assert self.bonds(x0, known=((0, 2),)) == {(0, 2): 1}
+        assert self.bonds(x0, known=((0, 1), (0, 2))) == {(0, 1): 1, (0, 2): 1}
+
+    def test_a_double_bond_becomes_a_single_one(self):
+        x0 = self.estimate("N C C O", {(0, 1): self.DOUBLE, (0, 2): self.DOUBLE, (2, 3): self.SINGLE})
+        assert sorted(self.bonds(x0).values()) == [1, 1, 2]
+
+    def test_a_bond_between_two_crowded_atoms_goes_before_one_at_each(self):
+        """Cheaper by itself is the bond to carbon, 4 instead of 5; but the one between the fluorines mends both."""
+        x0 = self.estimate("F F C C", {(0, 1): self.SINGLE, (0, 2): [-4.0, 0, -9, -9], (1, 3): [-4.0, 0, -9, -9]})
+        assert self.bonds(x0) == {(0, 2): 1, (1, 3): 1}
+
+    def test_charges_have_valences_of_their_own(self):
+        four = {(0, k): self.SINGLE for k in range(1, 5)}
+        assert len(self.bonds(self.estimate("N+ C C C C", four))) == 4
+        assert len(self.bonds(self.estimate("N C C C C", four))) == 3
+
+    def test_any_estimate_is_within_valences_and_a_good_one_is_kept_to_the_bit(self):
+        generator = torch.Generator().manual_seed(0)
+        b, n = 64, 9
+        logits = torch.randn(b, n, n, BOND_CLASSES, generator=generator) + torch.tensor([1.0, 0, 0, 0])
+        x0 = Prediction(
+            torch.zeros(b, n, 3), torch.randn(b, n, 5, generator=generator), logits + logits.transpose(1, 2)
+        )
+        mask = torch.ones(b, n, dtype=torch.bool)
+        mask[::2, 7:] = False
+        zeros = torch.zeros(b, n, n, dtype=torch.long)
+        noisy = Molecules(mask, x0.pos, zeros[..., 0], zeros)
+        found = WithinValences(self.VOCABULARY)(x0, noisy, NoiseLevel.free(noisy, torch.full((b,), 0.1)))
+        most = torch.tensor([4, 3, 2, 1, 4])[x0.atom_logits.argmax(-1)]
+        before, after = ((x.bond_logits.argmax(-1) * noisy.pair_mask).sum(-1) for x in (x0, found))
+        assert (after <= most)[mask].all()
+        fine = (before <= most).all(1)
+        assert 0 < fine.sum() < b
+        same = (found.bond_logits == x0.bond_logits).flatten(1).all(1)
+        assert torch.equal(same, fine)
+        torch.testing.assert_close(found.bond_logits.sort(-1).values, x0.bond_logits.sort(-1).values)

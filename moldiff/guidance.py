@@ -16,6 +16,7 @@ from moldiff.samplers import Denoiser
 from moldiff.schedules import NoiseLevel
 from moldiff.valences import STRICT_VALENCES
 
+LAST = 1e4  # more than any difference of log-probabilities
 ConditionalDenoiser = Callable[[Molecules, NoiseLevel, Conditions, Prediction | None], Prediction]
 
 
@@ -115,7 +116,8 @@ def lowered(
 ) -> Integer[Tensor, "b n n"]:  # fmt: skip
     """Bond orders of which no atom has more than its ``room``, if ``free`` ones can be lowered so far.
 
-    In every molecule the bond goes first whose lower order costs the least log-probability for each crowded end.
+    In every molecule the bond goes first whose lower order costs the least log-probability for each crowded end; those
+    without which the molecule would fall apart go last.
     """
     order, n = order.clone(), order.shape[1]
     upper = torch.ones_like(free).triu(1)
@@ -125,6 +127,8 @@ def lowered(
         fewer = (order - 1).clamp(min=0)
         cost = (logits.gather(-1, order[..., None]) - logits.gather(-1, fewer[..., None]))[..., 0]
         cost = torch.where((ends > 0) & (order > 0) & free & upper, cost / ends, torch.inf)
+        b, i, j = (cost.isfinite() & (order == 1)).nonzero(as_tuple=True)
+        cost[b, i, j] += LAST * parts(order[b], i, j)
         least, place = cost.flatten(1).min(1)
         rows = least.isfinite().nonzero()[:, 0]
         if len(rows) == 0:
@@ -132,3 +136,15 @@ def lowered(
         i, j = place[rows] // n, place[rows] % n
         order[rows, i, j] -= 1
         order[rows, j, i] = order[rows, i, j]
+
+
+def parts(
+    order: Integer[Tensor, "bonds n n"], i: Integer[Tensor, " bonds"], j: Integer[Tensor, " bonds"]
+) -> Bool[Tensor, " bonds"]:
+    """Whether there is no other way from i to j than their bond, in the molecule of each."""
+    each, n = torch.arange(len(order), device=order.device), order.shape[1]
+    near = (order > 0).float() + torch.eye(n, device=order.device)
+    near[each, i, j] = near[each, j, i] = 0
+    for _ in range(n.bit_length()):  # ways of twice as many bonds
+        near = (near @ near).clamp(max=1)
+    return near[each, i, j] == 0

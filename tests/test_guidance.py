@@ -132,6 +132,15 @@ class TestValences:
         x0 = self.estimate("F F C C", {(0, 1): self.SINGLE, (0, 2): [-4.0, 0, -9, -9], (1, 3): [-4.0, 0, -9, -9]})
         assert self.bonds(x0) == {(0, 2): 1, (1, 3): 1}
 
+    def test_a_bond_of_a_ring_goes_before_one_that_holds_the_molecule_together(self):
+        ring = {(0, 1): self.SINGLE, (1, 2): self.SINGLE, (0, 2): self.SINGLE}
+        x0 = self.estimate("N C C C C", {**ring, (0, 3): self.WEAK, (0, 4): self.SINGLE})
+        left = self.bonds(x0)
+        assert len(left) == 4 and {(0, 3), (0, 4), (1, 2)} < set(left)
+        assert (0, 3) not in self.bonds(
+            self.estimate("N C C C C", {(0, k): self.SINGLE for k in (1, 2, 4)} | {(0, 3): self.WEAK})
+        )
+
     def test_charges_have_valences_of_their_own(self):
         four = {(0, k): self.SINGLE for k in range(1, 5)}
         assert len(self.bonds(self.estimate("N+ C C C C", four))) == 4

@@ -39,9 +39,11 @@ from moldiff.conditions import find_property
 from moldiff.datasets.prepared import Split, read_meta, read_split
 from moldiff.draws import SizeDraw
 from moldiff.errors import RequestError
+from moldiff.finetuning import translate
 from moldiff.generation import Generator, load
 from moldiff.metrics.dft import DFT_UNITS, dft_properties
 from moldiff.metrics.druglike import DRUGLIKE_COLUMNS, druglike_facts
+from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.predictor import Predictor
 from moldiff.samplers import KeyedRandomness
@@ -74,7 +76,7 @@ def main(
         generator = load(model, "cpu")
         oracle = predictor and Predictor.load(predictor)
         measure, known = measure_by(oracle, dft, generator)
-        names = property_ or [p.name for p in generator.model.data.properties if p.name in known]
+        names = property_ or [p["name"] for p in read_meta(data)["properties"] if p["name"] in known]
         if not names or set(names) - set(known):
             raise RequestError(f"--property {' '.join(names) or 'none'}: measured are {', '.join(known)}")
         study = Study(generator, data, n, seed, quality, measure, oracle)
@@ -122,18 +124,17 @@ class Study:
     ):  # fmt: skip
         self.generator, self.measure, self.seed = generator, measure, seed
         self.sampler = choose_sampler(generator.model.config, quality, None)
-        if read_meta(data)["sha256"]["train"] != generator.model.data.sha256:
+        known, info = generator.model.data, DataInfo.from_meta(read_meta(data))
+        if info.sha256 != known.sha256:
             raise RequestError(f"{data}: not the set that {generator.name} was trained on")
-        train, test = read_split(data, "train"), read_split(data, "test")
+        train, test = (translate(read_split(data, name), info, known) for name in ("train", "test"))
         chosen = np.zeros(len(test), bool)
         chosen[np.random.default_rng(seed).permutation(len(test))[:n]] = True
         asked = test.select(chosen)
         self.atoms, self.values = asked.n_atoms, asked.properties.astype(float)
-        means = [np.nanmean(train.properties, 0)] + [
-            np.nanmean(train.properties[train.n_atoms == atoms], 0) if (train.n_atoms == atoms).any() else np.nan
-            for atoms in range(1, int(self.atoms.max()) + 1)
-        ]
-        self.by_size = np.stack([np.where(np.isnan(means[atoms]), means[0], means[atoms]) for atoms in self.atoms])
+        of_train = pd.DataFrame(train.properties)
+        by_size = of_train.groupby(train.n_atoms).mean().reindex(self.atoms)
+        self.by_size = by_size.fillna(of_train.mean()).to_numpy()
         self.real = None if oracle is None else predicted(oracle, self.to_rdkit(molecules_of(asked)))
 
     def run(self, name: str, weight: float) -> list[Row]:

@@ -191,9 +191,10 @@ def damaged(trained: Path, how: str) -> Path:
 
 class TestOwnMolecules:
     def test_from_a_file_to_a_model(self, folder):
-        """Prepared, trained on from shipped weights, and made again only when told to."""
+        """Prepared, trained on from shipped weights with a property that they lack, and made again only when told to."""
         smiles = ["CCO", "CCN", "CCC", "C=O", "CC=O", "CO", "CN", "CCCl", "C1CC"]
-        Path("own.csv").write_text("id,smiles,logS\n" + "".join(f"m{k},{s},{k}\n" for k, s in enumerate(smiles)))
+        rows = "".join(f"m{k},{s},{k},{k}\n" for k, s in enumerate(smiles))
+        Path("own.csv").write_text("id,smiles,logS,gap\n" + rows)
         command = ["data", "prepare", "own.csv", "--vocabulary-of", "qm9", "-o", "set", "--jobs", "1"]
         result = run(*command)
         assert result.exit_code == 0, result.stderr
@@ -206,12 +207,17 @@ class TestOwnMolecules:
         trained = run("train", "set", "--init-from", "qm9", "--set", "train.steps=1", "-o", "run", "--device", "cpu")
         assert trained.exit_code == 0, trained.stderr
         assert "warning: only 5 training molecules: expect copies of them" in trained.stderr
-        assert run("info", "run/weights.safetensors", "--json").exit_code == 0
         again = run(*command, "--property", "logS:log mol/L", "--split", "scaffold", "--force")
         assert again.exit_code == 0, again.stderr
+        more = run("train", "set", "--init-from", "qm9", "--set", "train.steps=1", "-o", "more", "--device", "cpu")
+        assert more.exit_code == 0, more.stderr
+        told = [json.loads(run("info", f"{name}/weights.safetensors", "--json").stdout) for name in ("run", "more")]
+        before, after = (found["properties"] for found in told)
+        assert after[:-1] == before and list(after[-1]) == ["logS"]
+        assert run(*command, "--property", "gap:meV", "--force").exit_code == 0
         refused = run("train", "set", "--init-from", "qm9", "-o", "other")
         assert refused.exit_code == 1
-        assert "property logS in log mol/L is not one of its own (" in refused.stderr.splitlines()[-1]
+        assert "its property gap is in eV, that of set in meV; prepare the set in" in refused.stderr.splitlines()[-1]
 
 
 class TestRefusals:

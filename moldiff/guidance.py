@@ -11,12 +11,13 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from moldiff.conditions import Conditions
-from moldiff.molecule import BOND_CLASSES, Molecules, Prediction, split_token
+from moldiff.molecule import Molecules, Prediction, split_token
 from moldiff.samplers import Denoiser
 from moldiff.schedules import NoiseLevel
 from moldiff.valences import STRICT_VALENCES
 
 LAST = 1e4  # more than any difference of log-probabilities
+UNKNOWN = 1000  # valence of tokens that the table lacks: more than any atom has
 ConditionalDenoiser = Callable[[Molecules, NoiseLevel, Conditions, Prediction | None], Prediction]
 
 
@@ -93,11 +94,12 @@ class WithinValences:
     BELOW = 0.25  # σ, where shape and graph are settled
 
     def __init__(self, vocabulary: Sequence[str]):
-        most = [max(STRICT_VALENCES.get(split_token(name), (0,))) for name in vocabulary]
-        self.most = torch.tensor([valence or BOND_CLASSES**2 for valence in most])  # unknown ones are not judged
+        self.most = torch.tensor([max(STRICT_VALENCES.get(split_token(name), (UNKNOWN,))) for name in vocabulary])
 
     def __call__(self, x0: Prediction, noisy: Molecules, level: NoiseLevel) -> Prediction:
         low = level.sigma <= self.BELOW
+        if not low.any():
+            return x0
         likeliest = x0.bond_logits.argmax(-1) * noisy.pair_mask
         room = self.most.to(noisy.device)[x0.atom_logits.argmax(-1)]
         rows = ((likeliest.sum(-1) > room).any(1) & low).nonzero()[:, 0]

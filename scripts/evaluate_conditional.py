@@ -76,10 +76,13 @@ def main(
         generator = load(model, "cpu")
         oracle = predictor and Predictor.load(predictor)
         measure, known = measure_by(oracle, dft, generator)
-        names = property_ or [p["name"] for p in read_meta(data)["properties"] if p["name"] in known]
-        if not names or set(names) - set(known):
-            raise RequestError(f"--property {' '.join(names) or 'none'}: measured are {', '.join(known)}")
-        study = Study(generator, data, n, seed, quality, measure, oracle)
+        info = DataInfo.from_meta(read_meta(data))
+        measured = [p.name for p in info.properties if p.name in known]
+        names = property_ or measured
+        if not names or set(names) - set(measured):
+            there = ", ".join(measured) or f"none of its properties, only {', '.join(known)}"
+            raise RequestError(f"--property {' '.join(names) or 'none'}: of {data}, measured are {there}")
+        study = Study(generator, data, info, n, seed, quality, measure, oracle)
         print(f"{generator.name}, {study.sampler.evaluations} evaluations (twice with guidance other than 1)")
         rows: list[Row] = []
         print_rows(summaries(study, names, guidance or [0.0, 1.0, 2.0], rows, output))
@@ -119,12 +122,12 @@ class Study:
     """Test molecules whose atom counts and values are asked for, and how the outcome is measured."""
 
     def __init__(
-        self, generator: Generator, data: Path, n: int, seed: int, quality: str | None, measure: Measure,
-        oracle: Predictor | None,
+        self, generator: Generator, data: Path, info: DataInfo, n: int, seed: int, quality: str | None,
+        measure: Measure, oracle: Predictor | None,
     ):  # fmt: skip
         self.generator, self.measure, self.seed = generator, measure, seed
         self.sampler = choose_sampler(generator.model.config, quality, None)
-        known, info = generator.model.data, DataInfo.from_meta(read_meta(data))
+        known = generator.model.data
         if info.sha256 != known.sha256:
             raise RequestError(f"{data}: not the set that {generator.name} was trained on")
         train, test = (translate(read_split(data, name), info, known) for name in ("train", "test"))

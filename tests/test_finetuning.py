@@ -65,6 +65,19 @@ def write_own(
     return folder
 
 
+def randomise(model: Model) -> None:
+    """The outputs of an untrained network are zero; these are not."""
+    for parameter in model.network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+
+
+def of_kind(kind: str, info: DataInfo) -> Model:
+    options = SMALL.options if kind == "transformer" else {"width": 16, "layers": 2}
+    model = Model(dataclasses.replace(CONFIG, network=NetworkConfig(kind, options)), info)
+    randomise(model)
+    return model
+
+
 def assert_compositions(own: DataInfo, info: DataInfo, source: DataInfo) -> None:
     """Those of the set, in the order of the weights' elements."""
     assert info.elements == source.elements[::-1] == own.elements[::-1]
@@ -145,8 +158,7 @@ def test_a_deeper_network_begins_with_the_estimates_of_its_source(pair_every):
         Model(dataclasses.replace(CONFIG, network=NetworkConfig("transformer", {**options, **other})), info)
         for other in ({}, {"layers": 5}, {"layers": 5, "radial": 7})
     )
-    for parameter in old.network.parameters():  # the outputs of an untrained network are zero
-        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+    randomise(old)
     start_from(new, old, Path("old"))
     molecules, _ = read_split(DATA, "test").buckets()[18]
     level = NoiseLevel.free(molecules.centre(), torch.ones(len(molecules)))
@@ -173,11 +185,7 @@ class TestNewTokens:
 
     @pytest.mark.parametrize("kind", ["transformer", "egnn"])
     def test_molecules_without_them_get_the_same_estimate(self, tmp_path, kind):
-        options = SMALL.options if kind == "transformer" else {"width": 16, "layers": 2}
-        config = dataclasses.replace(CONFIG, network=NetworkConfig(kind, options))
-        old = Model(config, DataInfo.from_meta(read_meta(DATA)))
-        for parameter in old.network.parameters():  # the outputs of an untrained network are zero
-            torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+        old = of_kind(kind, DataInfo.from_meta(read_meta(DATA)))
         new = self.extended(old, tmp_path / "own")
         assert new.data.vocabulary == (*old.data.vocabulary, "Br")
         molecules, _ = read_split(DATA, "test").buckets()[18]
@@ -251,15 +259,11 @@ class TestNewProperties:
 
     def pair(self, folder: Path, kind: str) -> tuple[Model, Model]:
         """Weights that know two properties of the sample, and what starts from them on a set with its gap."""
-        options = SMALL.options if kind == "transformer" else {"width": 16, "layers": 2}
-        config = dataclasses.replace(CONFIG, network=NetworkConfig(kind, options))
         info = DataInfo.from_meta(read_meta(DATA))
         others = tuple(p for p in info.properties if p.name != "gap")[:2]
-        old = Model(config, dataclasses.replace(info, properties=others, examples=()))
-        for parameter in old.network.parameters():  # the outputs of an untrained network are zero
-            torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+        old = of_kind(kind, dataclasses.replace(info, properties=others, examples=()))
         data = write_own(folder, properties=["gap"])
-        new = Model(config, adapt(read_meta(data), old.data, [read_split(data, "train")], folder))
+        new = Model(old.config, adapt(read_meta(data), old.data, [read_split(data, "train")], folder))
         start_from(new, old, folder)
         return old, new
 

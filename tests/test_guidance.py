@@ -90,12 +90,12 @@ def test_atoms_become_only_what_is_allowed(state):
 
 
 class TestValences:
-    VOCABULARY = ("C", "N", "O", "F", "N+")
+    VOCABULARY = ("C", "N", "O", "F", "N+", "Na+", "Xe")
 
     def estimate(self, symbols: str, orders: dict[tuple[int, int], list[float]]) -> Prediction:
         """Atoms by name, and the log-odds of the four orders of some pairs; all other pairs are unbonded for sure."""
         n = len(symbols.split())
-        atom, bond = torch.full((1, n, 5), -9.0), torch.tensor([0.0, -9, -9, -9]).repeat(1, n, n, 1)
+        atom, bond = torch.full((1, n, len(self.VOCABULARY)), -9.0), torch.tensor([0.0, -9, -9, -9]).repeat(1, n, n, 1)
         for k, symbol in enumerate(symbols.split()):
             atom[0, k, self.VOCABULARY.index(symbol)] = 0
         for (i, j), logits in orders.items():
@@ -145,6 +145,10 @@ class TestValences:
         four = {(0, k): self.SINGLE for k in range(1, 5)}
         assert len(self.bonds(self.estimate("N+ C C C C", four))) == 4
         assert len(self.bonds(self.estimate("N C C C C", four))) == 3
+        assert self.bonds(self.estimate("Na+ C", {(0, 1): self.SINGLE})) == {}
+
+    def test_tokens_that_the_table_lacks_are_not_judged(self):
+        assert len(self.bonds(self.estimate("Xe C C C C C", {(0, k): self.SINGLE for k in range(1, 6)}))) == 5
 
     def test_any_estimate_is_within_valences_and_a_good_one_is_kept_to_the_bit(self):
         generator = torch.Generator().manual_seed(0)

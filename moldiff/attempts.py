@@ -23,9 +23,11 @@ from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.one_size import BATCH, Tick, filled_rows, one_thread, sample_filled
-from moldiff.samplers import KeyedRandomness, Sampler
+from moldiff.samplers import KeyedRandomness, Sampler, UniPC
 from moldiff.schedules import NoiseLevel
 from moldiff.screening import Screen
+
+FEW = 12  # network evaluations
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,8 @@ class Request:
 def choose_sampler(config: Config, quality: str | None, steps: int | None) -> Sampler:
     """A named quality of the weights with this configuration, or another number of steps; neither: balanced.
 
+    With fewer than ``FEW`` there is nothing left for churn to mend with (docs/experiments.md).
+
     Raises RequestError for both at once and for an unknown name.
     """
     if quality is not None and quality not in QUALITIES:
@@ -103,6 +107,8 @@ def choose_sampler(config: Config, quality: str | None, steps: int | None) -> Sa
     if quality is not None and steps is not None:
         raise RequestError(f"--quality {quality} --steps {steps}: a quality sets the steps; give one of the two")
     evaluations = getattr(config.quality, quality or "balanced") if steps is None else steps
+    if evaluations < FEW:
+        return Sampler(evaluations, UniPC(churn=0.0), "log", sigma_min=0.02, self_condition_below=0.0)
     return Sampler(evaluations, grid=config.quality.grid)
 
 

@@ -22,6 +22,7 @@ from moldiff.schedules import GRIDS, NoiseLevel
 Denoiser = Callable[[Molecules, NoiseLevel, Prediction | None], Prediction]
 
 GOLDEN = (5**0.5 - 1) / 2
+AROUND = 8.0  # σ from which positions are made around known ones
 KEPT_FROM = 0.05  # σ down to which an asked-for composition is kept; below, atoms may change where a valence is wrong
 
 
@@ -194,30 +195,38 @@ class ChurnedEuler:
         if churned:
             state = run.raise_noise(state, sigma, sigma_up)
         x0 = run.denoise(state, sigma_up)
-        endpoint = x0.pos if churned else self.endpoint(run, x0.pos, sigma, sigma_next)
-        pos = run.process["pos"].step(state.pos, endpoint, sigma_next / sigma_up)
+        move = _advance if churned else self.move
+        pos = move(run, state.pos, x0.pos, sigma_up, sigma_next)
         return run.move_positions(run.move_tokens(state, x0, sigma_up, sigma_next), pos)
 
-    def endpoint(self, run: Run, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
-        """Where the step of an unchurned level aims at."""
-        return x0
+    def move(self, run: Run, pos: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
+        """The step of an unchurned level."""
+        return _advance(run, pos, x0, sigma, sigma_next)
 
 
 @dataclass(frozen=True)
-class DPMSolver(ChurnedEuler):
-    """DPM-Solver++ (2M) on positions, in λ = -ln σ (Lu et al. 2022, arXiv 2211.01095, algorithm 2), churned in the window.
+class UniPC(ChurnedEuler):
+    """Predictor and corrector of second order on positions (UniPC, Zhao et al. 2023, arXiv 2302.04867), churned in the window.
 
-    Churned steps stay of first order: the estimate before them belongs to other noise.
+    The step that led to a level is taken again with the estimate that was made there, before the next one is taken: this
+    costs no evaluation. Churned steps stay of first order: the estimate before them belongs to other noise.
     """
 
-    def endpoint(self, run: Run, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
-        h = float(np.log(sigma / sigma_next))
-        before = run.memory if run.memory.get("sigma_next") == sigma else None  # else churned steps lie between
-        run.memory = {"x0": x0, "h": h, "sigma_next": sigma_next}
-        if before is None:
-            return x0
-        weight = h / (2 * before["h"])
-        return (1 + weight) * x0 - weight * before["x0"]
+    def move(self, run: Run, pos: Tensor, x0: Tensor, sigma: float, sigma_next: float) -> Tensor:
+        before, slope = run.memory, 0.0
+        if before.get("sigma_next") == sigma:  # else churned steps lie between
+            slope = (x0 - before["x0"]) / float(np.log(before["sigma"] / sigma))
+            pos = _advance(run, before["pos"], before["x0"], before["sigma"], sigma, slope)
+        run.memory = {"x0": x0, "pos": pos, "sigma": sigma, "sigma_next": sigma_next}
+        return _advance(run, pos, x0, sigma, sigma_next, slope)
+
+
+def _advance(
+    run: Run, pos: Tensor, x0: Tensor, sigma: float, sigma_next: float, slope: Tensor | float = 0.0
+) -> Tensor:
+    """Exact for an estimate that changes by ``slope`` per unit of λ = -ln σ, and is ``x0`` at ``sigma``."""
+    ratio = sigma_next / sigma
+    return run.process["pos"].step(pos, x0, ratio) + (ratio - 1 - float(np.log(ratio))) * slope
 
 
 @dataclass(frozen=True)
@@ -250,12 +259,15 @@ class Ancestral:
         return run.move_positions(run.move_tokens(state, x0, sigma, sigma_next, kernel="posterior"), pos)
 
 
-RULES: dict[str, type] = {"dpm": DPMSolver, "euler": ChurnedEuler, "heun": Heun, "ancestral": Ancestral}
+RULES: dict[str, type] = {"unipc": UniPC, "euler": ChurnedEuler, "heun": Heun, "ancestral": Ancestral}
 
 
 @dataclass(frozen=True)
 class Sampler:
     """A step rule on a time grid. ``steps`` levels from ``sigma_max`` to ``sigma_min``.
+
+    At a ``sigma_max`` of 2, of a whole molecule is left only what the start, normal in the space without centre of mass,
+    has as well. Around known positions a molecule may lie to one side, so that levels begin at ``AROUND`` at least.
 
     With ``strength`` below 1 only the last such share of the steps is walked, from a given molecule that is noised up to
     the first of their levels (SDEdit, arXiv 2108.01073).
@@ -267,9 +279,9 @@ class Sampler:
     """
 
     steps: int = 50
-    rule: StepRule = DPMSolver()
+    rule: StepRule = UniPC()
     grid: str = "staged"
-    sigma_max: float = 8.0
+    sigma_max: float = 2.0
     sigma_min: float = 0.003
     self_condition_below: float = 1.0
     temperature: float | None = None
@@ -290,8 +302,10 @@ class Sampler:
     def _levels(self) -> int:
         return max(2, round(self.strength * self.steps))
 
-    def sigmas(self) -> list[float]:
-        return GRIDS[self.grid](self.steps, self.sigma_max, self.sigma_min).tolist()[-self._levels :]
+    def sigmas(self, whole: bool = True) -> list[float]:
+        """``whole``: no position is known."""
+        first = self.sigma_max if whole else max(self.sigma_max, AROUND)
+        return GRIDS[self.grid](self.steps, first, self.sigma_min).tolist()[-self._levels :]
 
 
 def sample(
@@ -310,12 +324,12 @@ def sample(
     as long as shape and graph are open.
     The last evaluation gives positions and the most likely tokens together, so that geometry and graph agree.
     """
-    # a molecule that is given is to be kept in part
-    kernel = "step" if sampler.strength < 1 else "redraw"
+    from_template = sampler.strength < 1  # a molecule that is given is to be kept in part
+    kernel = "step" if from_template else "redraw"
     run = Run(denoiser, process, free, random, sampler.self_condition_below, kernel, sampler.temperature, composition)
-    sigmas = sampler.sigmas()
+    sigmas = sampler.sigmas(whole=from_template or not bool(free.fixed_pos[template.mask].any()))
     centre = template.centre(free.fixed_pos)
-    state = run.start(centre, sigmas[0], sampler.strength < 1)
+    state = run.start(centre, sigmas[0], from_template)
     for sigma, sigma_next in pairwise(sigmas):
         state = sampler.rule(run, state, sigma, sigma_next)
     x0 = run.denoise(state, sigmas[-1])

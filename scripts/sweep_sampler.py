@@ -41,6 +41,7 @@ SETTINGS = (
     "steps",
     *CHURN,
     "sigma_max",
+    "sigma_min",
     "self_condition_below",
     "temperature",
     "seed",
@@ -86,15 +87,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, nargs="+", default=[8, 12, 20, 30, 50, 100])
     for name in CHURN:
         default = getattr(rule, name)
-        parser.add_argument(f"--{name}", type=float, nargs="+", default=[default], help="of the rules dpm and euler")
+        parser.add_argument(f"--{name}", type=float, nargs="+", default=[default], help="of the rules unipc and euler")
     parser.add_argument("--self-condition-below", type=float, nargs="+", default=[standard.self_condition_below])
     parser.add_argument(
         "--temperature", type=float, nargs="+", default=[], help="of token draws [default: the weights' own]"
     )
     parser.add_argument("--reference", type=Path, help="SMILES, one a line, for the FCD; needs moldiff[eval]")
     parser.add_argument("--sigma-max", type=float, nargs="+", default=[standard.sigma_max])
+    parser.add_argument("--sigma-min", type=float, nargs="+", default=[standard.sigma_min])
     parser.add_argument("--grid", nargs="+", choices=GRIDS, default=[], help="[default: the weights' own]")
-    parser.add_argument("--rule", nargs="+", choices=RULES, default=["dpm"])
+    parser.add_argument("--rule", nargs="+", choices=RULES, default=["unipc"])
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, help="write all rows of the CSV here, for scripts/ship_weights.py")
@@ -118,7 +120,7 @@ def measure(generator: Generator, settings: Row, strain: int, reference: Moments
     kind, n = RULES[settings["rule"]], settings["n"]
     rule = kind(**{f.name: settings[f.name] or 0.0 for f in fields(kind)})
     sampler = Sampler(
-        settings["steps"], rule, settings["grid"], settings["sigma_max"],
+        settings["steps"], rule, settings["grid"], settings["sigma_max"], settings["sigma_min"],
         self_condition_below=settings["self_condition_below"], temperature=settings["temperature"],
     )  # fmt: skip
     start = time.process_time()

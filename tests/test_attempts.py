@@ -93,11 +93,13 @@ class TestNetwork:
 
     def test_weights_can_want_it_always(self, model, part, monkeypatch):
         """But where a part is known, whose hydrogens no composition of the training data tells."""
-        quality = QualityConfig(fast=2, balanced=3, grid="early", told_composition=True)
+        quality = QualityConfig(fast=12, balanced=13, grid="early", told_composition=True)
         monkeypatch.setattr(model, "config", replace(model.config, quality=quality))
-        assert choose_sampler(model.config, "fast", None) == Sampler(2, grid="early")
-        assert choose_sampler(model.config, None, None).evaluations == 3
-        assert choose_sampler(model.config, None, 7) == Sampler(7, grid="early")
+        assert choose_sampler(model.config, "fast", None) == Sampler(12, grid="early")
+        assert choose_sampler(model.config, None, None).evaluations == 13
+        assert choose_sampler(model.config, None, 17) == Sampler(17, grid="early")
+        few = choose_sampler(model.config, None, 7)
+        assert few.evaluations == 7 and few.rule.churn == 0 and few.self_condition_below == 0
         sizes = Sizes(np.array([7]), np.array([3]), np.array([[4, 2, 1, 0]]))
         for known, expected in ((None, [4, 2, 1, 0]), (part(1), [0] * 4)):
             request = Request(1, known=known)

@@ -13,7 +13,7 @@ from moldiff.generation import load
 from moldiff.model import Model
 from moldiff.molecule import Molecules, Prediction
 from moldiff.processes import Categorical, Gaussian
-from moldiff.samplers import RULES, Ancestral, ChurnedEuler, DPMSolver, Heun, KeyedRandomness, Run, Sampler, sample
+from moldiff.samplers import RULES, Ancestral, ChurnedEuler, UniPC, Heun, KeyedRandomness, Run, Sampler, sample
 from moldiff.schedules import GRIDS, NoiseLevel
 
 SCALE = 1.4  # Å
@@ -96,27 +96,36 @@ def variance_of(rule, sigmas: list[float]) -> float:
     def gain(sigma: float) -> float:
         return 1 / (1 + sigma**2)
 
-    both = np.array([[1 + sigmas[0] ** 2, 0.0], [0.0, 0.0]])  # covariance of x and of the estimate before
+    def integral(slope, h: float):
+        """Of an estimate that changes by ``slope`` per unit of λ, over a step of length h."""
+        return (math.exp(-h) - 1 + h) * slope
+
+    x, place, estimate = np.eye(3)  # the state; state and estimate before the last step, where that was unchurned
+    both = np.diag([1 + sigmas[0] ** 2, 0.0, 0.0])  # their covariance
     h_before = None
     for s, t in pairwise(sigmas):
-        weight = noise = 0.0
+        noise = 0.0
         if isinstance(rule, Ancestral):
-            kept, gained = (t / s) ** 2, gain(s)
+            kept = (t / s) ** 2
+            rows = [(kept + (1 - kept) * gain(s)) * x, x, x]
             noise = t**2 * (1 - kept)
         elif isinstance(rule, Heun):
             slope = (1 - gain(s)) / s
             slope_next = (1 + (t - s) * slope) * (1 - gain(t)) / t
-            kept, gained = 1 + (t - s) * (slope + slope_next) / 2, 0.0
+            rows = [(1 + (t - s) * (slope + slope_next) / 2) * x, x, x]
         elif rule.churn > 0 and rule.low < s <= rule.high:
             up = s * (1 + rule.churn)
             both[0, 0] += up**2 - s**2
-            kept, gained, h_before = t / up, gain(up), None
+            rows = [(t / up + (1 - t / up) * gain(up)) * x, x, x]
+            h_before = None
         else:
-            h, kept, gained = math.log(s / t), t / s, gain(s)
-            weight = h / (2 * h_before) if h_before and isinstance(rule, DPMSolver) else 0.0
+            h, now, slope, corrected = math.log(s / t), gain(s) * x, 0 * x, x
+            if h_before and isinstance(rule, UniPC):
+                slope, kept = (now - estimate) / h_before, math.exp(-h_before)
+                corrected = kept * place + (1 - kept) * estimate + integral(slope, h_before)
+            rows = [t / s * corrected + (1 - t / s) * now + integral(slope, h), corrected, now]
             h_before = h
-        x = [kept + (1 - kept) * (1 + weight) * gained, -(1 - kept) * weight]
-        move = np.array([x, [gained, 0.0]])
+        move = np.array(rows)
         both = move @ both @ move.T
         both[0, 0] += noise
     return float(both[0, 0]) * gain(sigmas[-1]) ** 2
@@ -138,28 +147,28 @@ def test_moments_of_positions(rule, grid):
 @pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize(
     ("rule", "limit"),
-    [(ChurnedEuler(churn=0.0), 1), (Heun(), 1), (DPMSolver(churn=0.0), 1), (Ancestral(), 1),
-     (DPMSolver(churn=0.5), 0.9127**2), (DPMSolver(), 0.8659**2), (ChurnedEuler(churn=0.8, high=3.0), 0.8815**2)],
+    [(ChurnedEuler(churn=0.0), 1), (Heun(), 1), (UniPC(churn=0.0), 1), (Ancestral(), 1),
+     (UniPC(churn=0.5), 0.9127**2), (UniPC(), 0.8659**2), (ChurnedEuler(churn=0.8, high=3.0), 0.8815**2)],
 )  # fmt: skip
 def test_many_steps_reach_the_data(rule, limit, grid):
     """The spread of the data, 1; a fixed churn takes steps that stay long, and so ends below it."""
-    assert variance_of(rule, Sampler(4000, grid=grid).sigmas()) == pytest.approx(limit, abs=0.005)
+    assert variance_of(rule, Sampler(4000, grid=grid, sigma_max=8.0).sigmas()) == pytest.approx(limit, abs=0.005)
 
 
 def test_what_churn_costs_of_the_spread():
     """At the default's levels, of normal data of unit variance: README.md tells what it is of molecules."""
-    found = [variance_of(DPMSolver(churn), Sampler().sigmas()) ** 0.5 for churn in (0.0, 0.5, 1.0)]
+    found = [variance_of(UniPC(churn), Sampler().sigmas()) ** 0.5 for churn in (0.0, 0.5, 1.0)]
     assert found == pytest.approx([0.998, 0.943, 0.873], abs=0.002)
     assert variance_of(Sampler().rule, Sampler().sigmas()) ** 0.5 == pytest.approx(found[-1])
 
 
-@pytest.mark.parametrize("rule", [ChurnedEuler(churn=0.0), Heun(), DPMSolver(churn=0.0)], ids=["euler", "heun", "dpm"])
+@pytest.mark.parametrize("rule", [ChurnedEuler(churn=0.0), Heun(), UniPC(churn=0.0)], ids=["euler", "heun", "unipc"])
 def test_deterministic_rules_do_what_their_formula_says(rule):
     steps = 12
     start = Doubles(1, 6)
     start.uniform()
     normal = start.normal()
-    first = SCALE * (1 + 8.0**2) ** 0.5 * (normal - normal.mean(1, keepdim=True))
+    first = SCALE * (1 + 2.0**2) ** 0.5 * (normal - normal.mean(1, keepdim=True))
     sigmas = Sampler(steps, grid="log").sigmas()
     factor = (variance_of(rule, sigmas) / (1 + sigmas[0] ** 2)) ** 0.5
     torch.testing.assert_close(drawn(rule, steps).pos, factor * first, rtol=1e-10, atol=1e-12)
@@ -167,15 +176,15 @@ def test_deterministic_rules_do_what_their_formula_says(rule):
 
 @pytest.mark.parametrize(
     ("rule", "order"),
-    [(ChurnedEuler(churn=0.0), 1), (Heun(), 2), (DPMSolver(churn=0.0), 2)],
-    ids=["euler", "heun", "dpm"],
+    [(ChurnedEuler(churn=0.0), 1), (Heun(), 2), (UniPC(churn=0.0), 2)],
+    ids=["euler", "heun", "unipc"],
 )
 def test_order_of_convergence(rule, order):
     """Halving the steps of a grid in log σ changes the error of the probability flow 2^order times."""
     options = {"sigma_max": 8.0, "sigma_min": 0.05}
     exactly = (1 + 0.05**2) ** -0.5  # standard deviation of the last estimate
     errors = []
-    for steps in (33, 65, 129):
+    for steps in (257, 513, 1025):
         sigmas = Sampler(steps, rule, "log", **options).sigmas()
         errors.append(abs(variance_of(rule, sigmas) ** 0.5 - exactly))
     measured = [math.log2(a / b) for a, b in pairwise(errors)]
@@ -187,13 +196,13 @@ def test_second_order_is_better_at_the_same_cost():
     for name, rule, steps in (
         ("euler", ChurnedEuler(churn=0.0), 41),
         ("heun", Heun(), 21),
-        ("dpm", DPMSolver(churn=0.0), 41),
+        ("unipc", UniPC(churn=0.0), 41),
     ):
         sampler = Sampler(steps, rule, "log", sigma_min=0.05)
         assert sampler.evaluations == 41
         error[name] = abs(variance_of(rule, sampler.sigmas()) ** 0.5 - (1 + 0.05**2) ** -0.5)
     assert error["heun"] < error["euler"] / 3
-    assert error["dpm"] < error["euler"] / 10
+    assert error["unipc"] < error["euler"] / 10
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -289,6 +298,24 @@ def test_evaluations_are_counted(rule, steps):
     below = [sigma < sampler.self_condition_below for sigma, _ in calls]
     assert [previous is not None for _, previous in calls] == below
     assert below[-1] and not below[0]
+
+
+@pytest.mark.parametrize(("known", "first"), [(0, 2.0), (1, 8.0)])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_it_begins_further_out_around_what_is_known(known, first, strength):
+    """But not where a molecule is given to start from, which lies where it lies."""
+    levels = []
+
+    def denoiser(state, level, previous):
+        levels.append(float(level.sigma.max()))
+        return exact(state, level, previous)
+
+    blank, sampler = template(1, 4), Sampler(8, strength=strength)
+    free = everything_free(blank)
+    free = NoiseLevel(free.pos * (torch.arange(4) >= known), free.atom, free.bond)
+    sample(denoiser, PROCESS, blank, free, sampler, Doubles(1, 4))
+    expected = first if strength == 1 else Sampler(8).sigmas()[4]
+    assert levels[0] == pytest.approx(expected)
 
 
 def test_unknown_grid_is_named():

@@ -310,7 +310,7 @@ def test_it_begins_further_out_around_what_is_known(known, first, strength):
         levels.append(float(level.sigma.max()))
         return exact(state, level, previous)
 
-    blank, sampler = template(1, 4), Sampler(8, strength=strength)
+    blank, sampler = template(1, 4), Sampler(8, UniPC(churn=0.0), strength=strength)
     free = everything_free(blank)
     free = NoiseLevel(free.pos * (torch.arange(4) >= known), free.atom, free.bond)
     sample(denoiser, PROCESS, blank, free, sampler, Doubles(1, 4))

@@ -221,9 +221,7 @@ class UniPC(ChurnedEuler):
         return _advance(run, pos, x0, sigma, sigma_next, slope)
 
 
-def _advance(
-    run: Run, pos: Tensor, x0: Tensor, sigma: float, sigma_next: float, slope: Tensor | float = 0.0
-) -> Tensor:
+def _advance(run: Run, pos: Tensor, x0: Tensor, sigma: float, sigma_next: float, slope: Tensor | float = 0.0) -> Tensor:
     """Exact for an estimate that changes by ``slope`` per unit of λ = -ln σ, and is ``x0`` at ``sigma``."""
     ratio = sigma_next / sigma
     return run.process["pos"].step(pos, x0, ratio) + (ratio - 1 - float(np.log(ratio))) * slope

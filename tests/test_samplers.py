@@ -13,7 +13,7 @@ from moldiff.generation import load
 from moldiff.model import Model
 from moldiff.molecule import Molecules, Prediction
 from moldiff.processes import Categorical, Gaussian
-from moldiff.samplers import RULES, Ancestral, ChurnedEuler, UniPC, Heun, KeyedRandomness, Run, Sampler, sample
+from moldiff.samplers import RULES, Ancestral, ChurnedEuler, Heun, KeyedRandomness, Run, Sampler, UniPC, sample
 from moldiff.schedules import GRIDS, NoiseLevel
 
 SCALE = 1.4  # Å

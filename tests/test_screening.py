@@ -180,7 +180,8 @@ class TestWriting:
             positions = mol.GetConformer().GetPositions()
             np.testing.assert_array_equal(positions, before.GetConformer().GetPositions())
             assert chem.strain(after) == pytest.approx(0, abs=0.01)
-            assert chem.strain(mol) == pytest.approx(float(mol.GetProp("strain")), rel=1e-3, abs=0.05)  # of rounded coordinates
+            # coordinates are rounded
+            assert chem.strain(mol) == pytest.approx(float(mol.GetProp("strain")), rel=1e-3, abs=0.05)
         assert "--relax: out.relaxed.sdf: exists already" in generate(*self.SCORED, "-o", "out.csv").stderr
 
     def test_without_parameters(self, generate, monkeypatch):

@@ -264,8 +264,8 @@ RULES: dict[str, type] = {"unipc": UniPC, "euler": ChurnedEuler, "heun": Heun, "
 class Sampler:
     """A step rule on a time grid. ``steps`` levels from ``sigma_max`` to ``sigma_min``.
 
-    At a ``sigma_max`` of 2, of a whole molecule is left only what the start, normal in the space without centre of mass,
-    has as well. Around known positions a molecule may lie to one side, so that levels begin at ``AROUND`` at least.
+    A whole molecule may begin at a ``sigma_max`` of 2: above it there is little to be found (docs/experiments.md). Around
+    known positions it may lie to one side, so that levels begin at ``AROUND`` at least.
 
     With ``strength`` below 1 only the last such share of the steps is walked, from a given molecule that is noised up to
     the first of their levels (SDEdit, arXiv 2108.01073).

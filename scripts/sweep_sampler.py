@@ -146,7 +146,10 @@ def _fcd(table: pd.DataFrame, reference: Moments) -> float:
 
 def read(path: Path) -> list[Row]:
     with open(path, newline="") as file:
-        rows = list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        rows = list(reader)
+    if rows and tuple(reader.fieldnames) != SETTINGS + RESULTS:
+        raise SystemExit(f"{path}: its columns are those of another version; write to another file by -o")
     return [{k: v if k == "model_sha256" else number(v) for k, v in row.items()} for row in rows]
 
 

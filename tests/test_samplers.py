@@ -175,16 +175,19 @@ def test_deterministic_rules_do_what_their_formula_says(rule):
 
 
 @pytest.mark.parametrize(
-    ("rule", "order"),
-    [(ChurnedEuler(churn=0.0), 1), (Heun(), 2), (UniPC(churn=0.0), 2)],
+    ("rule", "order", "fewest"),
+    [(ChurnedEuler(churn=0.0), 1, 32), (Heun(), 2, 32), (UniPC(churn=0.0), 2, 256)],
     ids=["euler", "heun", "unipc"],
 )
-def test_order_of_convergence(rule, order):
-    """Halving the steps of a grid in log σ changes the error of the probability flow 2^order times."""
+def test_order_of_convergence(rule, order, fewest):
+    """Halving the steps of a grid in log σ changes the error of the probability flow 2^order times.
+
+    That of UniPC changes its sign at fewer steps, where it is a hundredth of Heun's.
+    """
     options = {"sigma_max": 8.0, "sigma_min": 0.05}
     exactly = (1 + 0.05**2) ** -0.5  # standard deviation of the last estimate
     errors = []
-    for steps in (257, 513, 1025):
+    for steps in (fewest + 1, 2 * fewest + 1, 4 * fewest + 1):
         sigmas = Sampler(steps, rule, "log", **options).sigmas()
         errors.append(abs(variance_of(rule, sigmas) ** 0.5 - exactly))
     measured = [math.log2(a / b) for a, b in pairwise(errors)]

@@ -154,7 +154,7 @@ TINY = {
     "kind": "transformer",
     "options": dict(width=128, layers=6, vectors=16, pair_width=32, heads=8, radial=16),
 }
-DEEP = {**TINY, "options": {**TINY["options"], "layers": 9}}
+DEEP = {**TINY, "options": {**TINY["options"], "layers": 9, "walks": 8}}
 SMALL = {
     "kind": "transformer",
     "options": dict(width=192, layers=9, vectors=24, pair_width=64, heads=12, radial=32, pair_every=2),

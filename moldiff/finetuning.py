@@ -101,12 +101,13 @@ def translate(split: Split, info: DataInfo, adapted: DataInfo) -> Split:
 def start_from(model: Model, source: Model, path: Path) -> None:
     """Give ``model`` the weights of ``source``, which knows the first of its tokens and properties or all of them.
 
-    A transformer may have more layers than its source; they begin as the identity, so that its estimates are the source's.
+    A transformer may have more layers than its source, which begin as the identity, and be told of longer walks, which count
+    nothing at first, so that its estimates are the source's.
     """
     ours, theirs = model.config.network, source.config.network
-    layers = _more_layers(ours, theirs)
+    layers = _layers_to_keep(ours, theirs)
     if ours != theirs and not layers:
-        remedy = "leave --preset and --config out; only layers can be added, to a transformer"
+        remedy = "leave --preset and --config out; only layers and walks can be added, to a transformer"
         raise TrainingError(f"{path}: its network is {_told(theirs, ours)}, here {_told(ours, theirs)}; {remedy}")
     widths = [_widths(m.data) for m in (source, model)]
     if widths[0] != widths[1] and ours.kind == "tensor_product":
@@ -130,13 +131,13 @@ def _told(network: NetworkConfig, other: NetworkConfig) -> str:
     return " with ".join([network.kind, *([", ".join(options)] if options else [])])
 
 
-def _more_layers(ours: NetworkConfig, theirs: NetworkConfig) -> int:
-    """Layers of their transformer if ours differs by having more of them, else 0."""
+def _layers_to_keep(ours: NetworkConfig, theirs: NetworkConfig) -> int:
+    """Layers of their transformer if ours differs from it by more layers and longer walks only, else 0."""
     if not ours.kind == theirs.kind == "transformer":
         return 0
     mine, yours = (TransformerConfig(**network.options) for network in (ours, theirs))
-    only_layers = dataclasses.replace(yours, layers=mine.layers) == mine
-    return yours.layers if only_layers and mine.layers > yours.layers else 0
+    more = mine.layers >= yours.layers and mine.walks >= yours.walks
+    return yours.layers if more and dataclasses.replace(yours, layers=mine.layers, walks=mine.walks) == mine else 0
 
 
 def _widths(data: DataInfo) -> tuple[int, int]:
@@ -147,6 +148,8 @@ def _widths(data: DataInfo) -> tuple[int, int]:
 def _columns(name: str, token: int, condition: int) -> list[int]:
     """Widths of what a first layer called ``name`` reads, of all but the last piece: the noisy token, the one of the
     previous estimate, and the condition vector up to its last property; the counts of the elements are last."""
+    if name.startswith("embed_pair"):
+        return []
     if name.startswith("embed_atom"):
         return [token, token]
     if name.startswith("embed_condition"):

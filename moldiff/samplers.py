@@ -107,7 +107,7 @@ class Run:
     free: NoiseLevel  # 1 where a field is to be generated, 0 where it is known
     random: Randomness
     self_condition_below: float  # σ
-    kernel: str = "redraw"  # how tokens move: redraw, step or posterior, see Categorical
+    kernel: str = "endpoint"  # how tokens move: endpoint, step or posterior, see Categorical
     temperature: float | None = None  # of the draws from the estimate, instead of the process's own
     composition: KeptComposition | None = None
     previous: Prediction | None = None
@@ -323,7 +323,7 @@ def sample(
     The last evaluation gives positions and the most likely tokens together, so that geometry and graph agree.
     """
     from_template = sampler.strength < 1  # a molecule that is given is to be kept in part
-    kernel = "step" if from_template else "redraw"
+    kernel = "step" if from_template else "endpoint"
     run = Run(denoiser, process, free, random, sampler.self_condition_below, kernel, sampler.temperature, composition)
     sigmas = sampler.sigmas(whole=from_template or not bool(free.fixed_pos[template.mask].any()))
     centre = template.centre(free.fixed_pos)

@@ -151,12 +151,13 @@ def test_sets_that_the_weights_do_not_know_are_refused(tmp_path, first, change, 
 
 
 @pytest.mark.parametrize("pair_every", [1, 2])
-def test_a_deeper_network_begins_with_the_estimates_of_its_source(pair_every):
+@pytest.mark.parametrize("more", [{"layers": 5}, {"walks": 4}, {"layers": 5, "walks": 4}], ids=" ".join)
+def test_a_larger_network_begins_with_the_estimates_of_its_source(more, pair_every):
     info = DataInfo.from_meta(read_meta(DATA))
     options = {**SMALL.options, "layers": 2, "pair_every": pair_every}
     old, new, narrow = (
         Model(dataclasses.replace(CONFIG, network=NetworkConfig("transformer", {**options, **other})), info)
-        for other in ({}, {"layers": 5}, {"layers": 5, "radial": 7})
+        for other in ({}, more, {**more, "radial": 7})
     )
     randomise(old)
     start_from(new, old, Path("old"))
@@ -168,8 +169,9 @@ def test_a_deeper_network_begins_with_the_estimates_of_its_source(pair_every):
         assert torch.equal(ours, theirs)
     b.pos.square().sum().backward()
     assert all(block.from_pair.weight.grad.any() for block in new.network.blocks)
+    assert "walks" not in more or new.network.embed_pair.weight.grad[:, -4:].any()
     for fewer, source in [(old, new), (narrow, old)]:
-        with pytest.raises(TrainingError, match="only layers can be added"):
+        with pytest.raises(TrainingError, match="only layers and walks can be added"):
             start_from(fewer, source, Path("old"))
 
 

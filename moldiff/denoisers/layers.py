@@ -35,6 +35,12 @@ class NetworkInput:
         n = self.mask.shape[1]
         return self.mask[:, :, None] & self.mask[:, None] & ~torch.eye(n, dtype=torch.bool, device=self.mask.device)
 
+    @property
+    def graph(self) -> Bool[Tensor, "b n n"]:
+        """Which atoms are bonded: by the previous estimate where there is one, else by the noisy bonds."""
+        estimated = torch.where(self.previous[..., None] > 0, self.previous_bond[..., 0] < 0.5, self.bond > 0)
+        return estimated & self.pair_mask
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -150,6 +156,24 @@ def pair_features(x: NetworkInput, orders: int) -> Float[Tensor, "b n n features
     """What a network is told of each bond: order, previous estimate, whether it is known (2·orders + 1 numbers)."""
     order = nn.functional.one_hot(x.bond.long(), orders).to(x.pos.dtype)
     return torch.cat([order, x.previous_bond, x.bond_flag[..., None]], -1)
+
+
+def walk_features(graph: Bool[Tensor, "b n n"], longest: int) -> Float[Tensor, "b n n longest"]:
+    """tanh(p_k / 2) for the numbers p_k(i, j) of walks of k = 1 … ``longest`` bonds from i to j that never turn back at once.
+
+    In a tree they are the distance in bonds, one-hot. A ring of r atoms shows as p_{r-1} of each of its bonds and as p_r
+    of each of its atoms with itself. p_{k+1} = p_k A - p_{k-1} (D - 1), with degrees D (Alon et al. 2007, "Non-backtracking
+    random walks mix faster", doi:10.1142/S0219199707002551); counts are exact, so in single precision at least.
+    """
+    with torch.autocast(graph.device.type, enabled=False):
+        bonds = graph.float()
+        degree = bonds.sum(1, keepdim=True)
+        before, last = torch.zeros_like(bonds), torch.eye(bonds.shape[1]).to(bonds).expand_as(bonds)
+        counts = []
+        for k in range(1, longest + 1):
+            before, last = last, last @ bonds - before * (degree if k == 2 else degree - 1)
+            counts.append(last)
+        return torch.stack(counts, -1).mul(0.5).tanh()
 
 
 class BondHead(nn.Module):

@@ -22,6 +22,7 @@ from moldiff.denoisers.layers import (
     denoised,
     on_enough_rows,
     pair_features,
+    walk_features,
     zero_linear,
 )
 
@@ -35,6 +36,7 @@ class TransformerConfig:
     heads: int = 8
     radial: int = 16
     pair_every: int = 1  # the pair stream is updated in every k-th layer
+    walks: int = 0  # bonds of the longest walks through the graph that atoms and pairs are told of
 
 
 class Trunk(nn.Module):
@@ -48,8 +50,8 @@ class Trunk(nn.Module):
         r = self.distances.width
         self.embed_condition = nn.Sequential(nn.Linear(sizes.condition, c.width), nn.SiLU())
         self.modulation = nn.Sequential(nn.Linear(c.width, c.width), nn.SiLU(), nn.Linear(c.width, 6 * c.width))
-        self.embed_atom = nn.Linear(2 * sizes.tokens + 2, c.width)
-        self.embed_pair = nn.Linear(2 * sizes.orders + 1 + 2 * r, c.pair_width)
+        self.embed_atom = nn.Linear(2 * sizes.tokens + 2 + c.walks, c.width)
+        self.embed_pair = nn.Linear(2 * sizes.orders + 1 + 2 * r + c.walks, c.pair_width)
         self.embed_vector = nn.Linear(2, c.vectors, bias=False)
         self.blocks = nn.ModuleList(
             Block(c, r, update_pair=i % c.pair_every == c.pair_every - 1) for i in range(c.layers)
@@ -81,11 +83,17 @@ class Trunk(nn.Module):
         return self.norm(x), self.norm_vector(v), z
 
     def embed(self, inputs: NetworkInput) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        x = self.embed_atom(atom_features(inputs, self.sizes.tokens)).to(inputs.pos)  # one type for all layers
+        atoms, pairs = [atom_features(inputs, self.sizes.tokens)], [pair_features(inputs, self.sizes.orders)]
+        unit, *radial = self.distances.of_input(inputs)
+        pairs += radial
+        if self.config.walks:
+            walks = walk_features(inputs.graph, self.config.walks).to(inputs.pos)
+            atoms.append(walks.diagonal(dim1=1, dim2=2).transpose(1, 2))
+            pairs.append(walks)
+        x = self.embed_atom(torch.cat(atoms, -1)).to(inputs.pos)  # one type for all layers
         v = self.embed_vector(torch.stack([inputs.pos, inputs.previous_pos], -1))
-        unit, radial, radial_previous = self.distances.of_input(inputs)
-        z = self.embed_pair(torch.cat([pair_features(inputs, self.sizes.orders), radial, radial_previous], -1))
-        return x, v, z, unit, radial
+        z = self.embed_pair(torch.cat(pairs, -1))
+        return x, v, z, unit, radial[0]
 
 
 class Transformer(Trunk):

@@ -22,7 +22,7 @@ from moldiff.schedules import NoiseLevel
 
 THRESHOLD = 1e-10  # of the largest number in the answer
 NETWORKS = {
-    "transformer": {"width": 16, "layers": 2, "vectors": 4, "pair_width": 8, "heads": 2, "radial": 4},
+    "transformer": {"width": 16, "layers": 2, "vectors": 4, "pair_width": 8, "heads": 2, "radial": 4, "walks": 3},
     "egnn": {"width": 16, "layers": 2},
     "tensor_product": {"width": 16, "layers": 2, "radial": 4},
 }

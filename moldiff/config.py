@@ -67,13 +67,15 @@ class TrainConfig:
 @dataclass(frozen=True)
 class QualityConfig:
     """How these weights are sampled: network evaluations of each named quality (README.md, "Results"), time grid (one of
-    :data:`moldiff.schedules.GRIDS`), and what every molecule is told where nothing is asked for: a composition drawn from
-    the training data, and the properties of a training molecule of this composition."""
+    :data:`moldiff.schedules.GRIDS`), whether tokens are clean (:class:`moldiff.samplers.Sampler`), and what every molecule
+    is told where nothing is asked for: a composition drawn from the training data, and the properties of a training molecule
+    of this composition."""
 
     fast: int = 30
     balanced: int = 50
     best: int = 100
     grid: str = "staged"
+    clean_tokens: bool = False
     told_composition: bool = False
     told_properties: bool = False
 
@@ -198,7 +200,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": DEEP,
         "process": dict(temperature=1.0),
         "train": dict(steps=20_000, batch=128, lr=2e-3, drop_composition=0.2, drop_all=0.2, keep_all=0.4),
-        "quality": dict(told_composition=True, told_properties=True),
+        "quality": dict(clean_tokens=True, told_composition=True, told_properties=True),
     },
     # and that of qm9-small
     "leads-small": {

@@ -92,14 +92,15 @@ class Categorical:
         keep = torch.where(sigma > 0, keep, 1.0)
         return keep_or_draw(token, keep, probs, uniform)
 
-    def endpoint(self, token: Tensor, probs: Tensor, sigma: Tensor, sigma_next: Tensor, uniform: Tensor) -> Tensor:
-        """Draw every free site anew from the predicted endpoint, whatever the next level.
+    def redraw(self, token: Tensor, probs: Tensor, sigma: Tensor, sigma_next: Tensor, uniform: Tensor) -> Tensor:
+        """Draw every free site anew: from the predicted endpoint, or with probability κ(σ') from π.
 
-        What was drawn wrong at a high level is not passed on to the geometry, and tokens tell the network all that it found
-        out. They are cleaner than at this level in training, which lets those grow that are more frequent than in π; with
-        the positions telling nearly everything, this was not seen (docs/experiments.md).
+        It preserves marginals as :meth:`step` does, but nothing of the old tokens: what was drawn wrong at a high level is
+        not passed on to the geometry (docs/experiments.md).
         """
-        return torch.where(sigma > 0, draw_class(probs, uniform).to(token.dtype), token)
+        redraw = self.kappa(sigma_next)[..., None]
+        drawn = draw_class(torch.lerp(probs, self.prior_probs.to(probs).expand_as(probs), redraw), uniform)
+        return torch.where(sigma > 0, drawn.to(token.dtype), token)
 
     def posterior(self, token: Tensor, probs: Tensor, sigma: Tensor, sigma_next: Tensor, uniform: Tensor) -> Tensor:
         """Draw from q(c' | c, x0-prediction), the exact D3PM reverse kernel (Austin et al. 2021, arXiv 2107.03006)."""

@@ -122,6 +122,7 @@ def measure(generator: Generator, settings: Row, strain: int, reference: Moments
     sampler = Sampler(
         settings["steps"], rule, settings["grid"], settings["sigma_max"], settings["sigma_min"],
         self_condition_below=settings["self_condition_below"], temperature=settings["temperature"],
+        clean_tokens=generator.model.config.quality.clean_tokens,
     )  # fmt: skip
     start = time.process_time()
     molecules = sample_attempts(generator.model, Request(n, settings["seed"], sampler), range(n))

@@ -86,20 +86,16 @@ class TestCategorical:
         assert torch.allclose(composed, forward_matrix(process, high), atol=4 / GRID)
 
     @settings(max_examples=25, deadline=None)
-    @given(
-        pi=probabilities(), p0=probabilities(), one=levels, other=levels, kernel=st.sampled_from(["step", "endpoint"])
-    )
-    def test_a_move_with_a_perfect_denoiser_has_the_marginal_of_its_level(self, pi, p0, one, other, kernel):
-        """Of the next level, or of the data."""
+    @given(pi=probabilities(), p0=probabilities(), one=levels, other=levels, kernel=st.sampled_from(["step", "redraw"]))
+    def test_a_move_with_a_perfect_denoiser_preserves_the_marginal(self, pi, p0, one, other, kernel):
         low, high = sorted([one, other])
         process = Categorical(pi)
         forward = forward_matrix(process, high)
         posterior = p0[:, None] * forward
         posterior = (posterior / posterior.sum(0)).T  # row c: p(c0 | c at the high level)
         move = getattr(process, kernel)
-        reverse = transition_matrix(lambda c, u: move(c, posterior[c].expand(GRID, -1), at(high), at(low), u), 4)
-        expected = p0 if kernel == "endpoint" else p0 @ forward_matrix(process, low)
-        assert torch.allclose(p0 @ forward @ reverse, expected, atol=4 / GRID)
+        reverse = transition_matrix(lambda c, u: move(c, posterior[c], at(high), at(low), u), 4)
+        assert torch.allclose(p0 @ forward @ reverse, p0 @ forward_matrix(process, low), atol=4 / GRID)
 
     @settings(max_examples=25, deadline=None)
     @given(pi=probabilities(), estimate=probabilities(), one=levels, other=levels)
@@ -126,7 +122,7 @@ class TestCategorical:
         for result in (
             self.process.noise(token, at(0.0), UNIFORM),
             self.process.step(token, row, at(0.0), at(0.0), UNIFORM),
-            self.process.endpoint(token, row, at(0.0), at(0.0), UNIFORM),
+            self.process.redraw(token, row, at(0.0), at(0.0), UNIFORM),
             self.process.posterior(token, row, at(0.0), at(0.0), UNIFORM),
             self.process.prior(token, at(0.0), UNIFORM),
         ):

@@ -208,13 +208,11 @@ def test_second_order_is_better_at_the_same_cost():
     assert error["unipc"] < error["euler"] / 10
 
 
-def test_tokens_of_the_ancestral_rule_keep_their_marginal():
-    """A perfect denoiser of independent sites: exact for any number of steps, here few and uneven ones.
-
-    For other rules tokens are cleaner than their level says; see ``test_draws_follow_the_estimate…`` for what they draw.
-    """
+@pytest.mark.parametrize("rule", RULES)
+def test_tokens_keep_their_marginal(rule):
+    """A perfect denoiser of independent sites: exact for any number of steps, here few and uneven ones."""
     count, atoms = 600, 8
-    molecules = drawn(Ancestral(), 8, "karras", count, atoms, sigma_max=3000.0, temperature=1.0)
+    molecules = drawn(RULES[rule](), 8, "karras", count, atoms, sigma_max=3000.0, temperature=1.0)
     upper = torch.triu_indices(atoms, atoms, 1)
     sites = {"atom": (molecules.atom, ATOMS), "bond": (molecules.bond[:, upper[0], upper[1]], BONDS)}
     for name, (tokens, expected) in sites.items():
@@ -226,21 +224,23 @@ def test_tokens_of_the_ancestral_rule_keep_their_marginal():
 
 
 @pytest.mark.parametrize("of", ["sampler", "process"])
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
-def test_draws_follow_the_estimate_to_the_power_of_one_over_temperature(temperature, of):
+@pytest.mark.parametrize(("temperature", "clean"), [(0.5, False), (1.0, False), (2.0, False), (1.0, True)])
+def test_draws_follow_the_estimate_to_the_power_of_one_over_temperature(temperature, clean, of):
+    """Those of clean tokens do so whatever the next level is."""
     count, atoms = 600, 8
     molecules = template(count, atoms)
     process = {"pos": PROCESS["pos"]} | {
         name: replace(PROCESS[name], temperature=temperature) for name in ("atom", "bond")
     }
     processes, own = (PROCESS, temperature) if of == "sampler" else (process, None)
-    run = Run(exact, processes, everything_free(molecules), Batched(count, atoms), 0.0, temperature=own)
+    free, numbers = everything_free(molecules), Batched(count, atoms)
+    run = Run(exact, processes, free, numbers, 0.0, temperature=own, clean_tokens=clean)
     estimate = Prediction(
         molecules.pos,
         ATOMS.double().log().expand(count, atoms, -1),
         BONDS.double().log().expand(count, atoms, atoms, -1),
     )
-    moved = run.move_tokens(molecules, estimate, 1.0, 1e-9)
+    moved = run.move_tokens(molecules, estimate, 1.0, 0.9 if clean else 1e-9)
     upper = torch.triu_indices(atoms, atoms, 1)
     for tokens, data in ((moved.atom, ATOMS), (moved.bond[:, upper[0], upper[1]], BONDS)):
         expected = data ** (1 / temperature) / (data ** (1 / temperature)).sum()

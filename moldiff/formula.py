@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Integer
 from rdkit import Chem
 
+from moldiff import chem
 from moldiff.errors import RequestError
 from moldiff.model_file import DataInfo
 
@@ -23,7 +24,8 @@ def read_formula(text: str) -> dict[str, int]:
         raise RequestError(f"--formula {text}: write elements and their atoms, e.g. C7H8O2")
     table = Chem.GetPeriodicTable()
     try:
-        free = sum((table.GetDefaultValence(symbol) - 2) * count for symbol, count in counts.items())
+        with chem.quiet():
+            free = sum((table.GetDefaultValence(symbol) - 2) * count for symbol, count in counts.items())
     except RuntimeError as error:
         raise RequestError(f"--formula {text}: an element that does not exist") from error
     if free % 2:

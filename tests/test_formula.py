@@ -42,9 +42,11 @@ def test_atoms_of_each_element(text, counts):
         ("CH6O", "2 hydrogens more"),
     ],
 )
-def test_no_molecule_has_it(text, reason):
+def test_no_molecule_has_it(text, reason, capfd):
+    """And the one line is all that is said of it."""
     with pytest.raises(RequestError, match=reason):
         read_formula(text)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_model_makes_its_elements_and_sizes_only(info):

@@ -108,7 +108,10 @@ def choose_sampler(config: Config, quality: str | None, steps: int | None) -> Sa
         raise RequestError(f"--quality {quality} --steps {steps}: a quality sets the steps; give one of the two")
     evaluations = getattr(config.quality, quality or "balanced") if steps is None else steps
     if evaluations < FEW:
-        return Sampler(evaluations, UniPC(churn=0.0), "few", 1.5, 0.02, 0.0, temperature=0.5, clean_tokens=True)
+        return Sampler(
+            evaluations, UniPC(churn=0.0), "few", sigma_max=1.5, sigma_min=0.02, self_condition_below=0.0,
+            temperature=0.5, clean_tokens=True,
+        )  # fmt: skip
     return Sampler(evaluations, grid=config.quality.grid, clean_tokens=config.quality.clean_tokens)
 
 

@@ -78,12 +78,13 @@ def token_name(symbol: str, charge: int) -> str:
 def parse_token(name: str) -> tuple[str, int]:
     """Inverse of :func:`token_name`. Raises ``ValueError`` for anything that it would not write."""
     symbol, charge = split_token(name)
-    if token_name(symbol, charge) == name and _is_element(symbol):
+    if token_name(symbol, charge) == name and is_element(symbol):
         return symbol, charge
     raise ValueError(f"token {name!r}: {TOKEN_FORM}")
 
 
-def _is_element(symbol: str) -> bool:
+def is_element(symbol: str) -> bool:
+    """Whether there is an element with this symbol; says nothing where RDKit would."""
     try:
         with quiet():
             return Chem.GetPeriodicTable().GetAtomicNumber(symbol) > 0

@@ -22,12 +22,10 @@ def read_formula(text: str) -> dict[str, int]:
         counts[symbol] += int(count or 1)
     if not found or "".join(symbol + count for symbol, count in found) != text or 0 in counts.values():
         raise RequestError(f"--formula {text}: write elements and their atoms, e.g. C7H8O2")
+    if not all(chem.is_element(symbol) for symbol in counts):
+        raise RequestError(f"--formula {text}: an element that does not exist")
     table = Chem.GetPeriodicTable()
-    try:
-        with chem.quiet():
-            free = sum((table.GetDefaultValence(symbol) - 2) * count for symbol, count in counts.items())
-    except RuntimeError as error:
-        raise RequestError(f"--formula {text}: an element that does not exist") from error
+    free = sum((table.GetDefaultValence(symbol) - 2) * count for symbol, count in counts.items())
     if free % 2:
         raise RequestError(f"--formula {text}: an odd number of valences, so only radicals have it; change H by one")
     if free < -2:

@@ -65,7 +65,7 @@ def main(
     quality: Annotated[str | None, typer.Option(help="fast, balanced or best.")] = None,
     predictor: Annotated[Path | None, typer.Option(help="Weights that predict QM9's properties.")] = None,
     dft: Annotated[
-        bool, typer.Option("--dft", help="Orbital energies and dipole moments: a minute a molecule.")
+        bool, typer.Option("--dft", help="Orbital energies and dipole moments: half a minute a molecule.")
     ] = False,
     seed: int = 0,
     output: Annotated[Path | None, typer.Option("-o", help="Write every molecule's values to this CSV.")] = None,

@@ -17,7 +17,7 @@ def dft_properties(mol: Mol) -> dict[str, float] | None:
     """homo, lumo, gap (eV) and mu (D) of a closed-shell molecule of H, C, N, O, F in its geometry, on one thread.
 
     Half a minute of CPU time for nine heavy atoms, on PySCF's grid of level 1 and to 1e-6 Hartree. Level 3 and 1e-9 took
-    2.3 times as long for two molecules, and moved their energies by 1 meV and their dipole moments by 0.004 D at most.
+    2.3 times as long for two molecules (throw-away code), whose energies moved by 1 meV and dipole moments by 0.004 D at most.
     None where the electrons do not become self-consistent.
     Raises :class:`ImportError` without PySCF, :class:`ValueError` for another element or unpaired electrons.
     """

@@ -17,9 +17,9 @@ def graph_of(atoms: int, bonds: list[tuple[int, int]]) -> torch.Tensor:
     return graph
 
 
-def counts(graph: torch.Tensor, longest: int = LONGEST) -> torch.Tensor:
-    """(n, n, longest) numbers of walks, from the features of the only graph."""
-    return (2 * walk_features(graph, longest)[0].double().atanh()).round()
+def counts(graph: torch.Tensor) -> torch.Tensor:
+    """(n, n, LONGEST) numbers of walks, from the features of the only graph."""
+    return (2 * walk_features(graph, LONGEST)[0].double().atanh()).round()
 
 
 def ring(atoms: int) -> list[tuple[int, int]]:

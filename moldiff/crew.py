@@ -7,6 +7,7 @@ each way, so that the caller's script is not run again, as multiprocessing would
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 from collections import deque
@@ -20,7 +21,7 @@ from moldiff.datasets.records import Record
 from moldiff.errors import MoldiffError
 
 TIMEOUT, CRASH = "timeout", "crash"
-TIMED_OUT = 1  # exit status of a process that ended itself at the limit
+TIMED_OUT = -signal.SIGALRM  # exit status of a process that the timer ended at the limit
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -93,7 +94,7 @@ class Judge:
     """One process, started at the first question and again after each that it did not survive."""
 
     def __init__(self, limit: float, program: str):
-        self.command = [sys.executable, "-m", program, str(limit)]
+        self.command = [sys.executable, "-m", program, str(min(limit, 1e9))]  # what every system's timer holds
         self.process: subprocess.Popen | None = None
         self.closed = False
 

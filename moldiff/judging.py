@@ -5,9 +5,9 @@
 """
 
 import base64
-import faulthandler
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -124,20 +124,21 @@ def main() -> None:
 
     torch.set_num_threads(1)
     limit = float(sys.argv[1])
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the caller may have had it ignored
     nowhere = os.open(os.devnull, os.O_WRONLY)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(nowhere, sys.stdout.fileno())  # what libraries print is no answer
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
         task, options, records = json.loads(line)
-        # a thread in C: ends the process, with status 1, even if RDKit never gives control back
-        faulthandler.dump_traceback_later(limit, exit=True, file=nowhere)
+        # no handler: the signal ends the process, even if RDKit never gives control back
+        signal.setitimer(signal.ITIMER_REAL, limit)
         try:
             with quiet():
                 answer: Any = TASKS[task]([Record(*record) for record in records], **options)
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
-        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps(answer, default=_plain), file=answers, flush=True)
 
 

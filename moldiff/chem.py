@@ -6,6 +6,7 @@ Conversion never repairs: what the model said is what RDKit gets, and :func:`che
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
@@ -83,6 +84,7 @@ def parse_token(name: str) -> tuple[str, int]:
     raise ValueError(f"token {name!r}: {TOKEN_FORM}")
 
 
+@cache
 def is_element(symbol: str) -> bool:
     """Whether there is an element with this symbol; says nothing where RDKit would."""
     try:
@@ -156,14 +158,14 @@ def _single(number: int, mol: Chem.Mol, index: dict[tuple[str, int], int]) -> Mo
     Chem.Kekulize(mol, clearAromaticFlags=True)
     tokens = [_token(f"molecule {number}, atom {atom.GetIdx()}", atom, index) for atom in mol.GetAtoms()]
     n = len(tokens)
-    bond = torch.zeros(1, n, n, dtype=torch.long)
+    bond = np.zeros((1, n, n), dtype=np.int64)
     for b in mol.GetBonds():
         i, j = b.GetBeginAtomIdx(), b.GetEndAtomIdx()
         if b.GetBondType() not in _CLASSES:
             raise ConversionError(f"molecule {number}, bond {i}-{j}: {b.GetBondType()}; only orders 1 to 3 are known")
         bond[0, i, j] = bond[0, j, i] = _CLASSES[b.GetBondType()]
     pos = torch.from_numpy(mol.GetConformer().GetPositions()).float()
-    return Molecules(torch.ones(1, n, dtype=torch.bool), pos[None], torch.tensor([tokens], dtype=torch.long), bond)
+    return Molecules(torch.ones(1, n, dtype=torch.bool), pos[None], torch.tensor([tokens]), torch.from_numpy(bond))
 
 
 def _token(where: str, atom: Chem.Atom, index: dict[tuple[str, int], int]) -> int:

@@ -24,9 +24,11 @@ from moldiff.datasets import records
 from moldiff.datasets.curation import Curation, Unusable, read_graph
 from moldiff.errors import RequestError
 from moldiff.generation import Generator, Record
+from moldiff.hydrogens import Hydrogens
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.one_size import BATCH, Tick
+from moldiff.predictions import with_placed_hydrogens
 
 # With the graph known an estimate is no average over many molecules, so that self-conditioning helps at all levels.
 SELF_CONDITION_BELOW = math.inf
@@ -72,10 +74,12 @@ class Graph:
             mol, chem.from_rdkit([stereo.placed(shown, np.zeros((shown.GetNumAtoms(), 3)))], data.vocabulary), heavy
         )
 
-    def judge(self, pos: np.ndarray) -> chem.Verdict:
+    def judge(self, pos: np.ndarray, placer: Hydrogens | None = None) -> chem.Verdict:
         """A molecule at these coordinates (Å), or why it is none: "coordinates", "geometry" or "stereo"."""
         if self.heavy is not None:
-            pos = chem.with_hydrogens(stereo.placed(self.heavy, pos)).GetConformer().GetPositions()
+            whole = chem.with_hydrogens(stereo.placed(self.heavy, pos))
+            whole = with_placed_hydrogens(placer, [whole])[0] if placer else whole
+            pos = whole.GetConformer().GetPositions()
         verdict = chem.check(stereo.placed(self.mol, pos))
         if verdict.mol is None:
             return verdict
@@ -207,7 +211,7 @@ def _advance(generator: Generator, unfinished: list[Ensemble], request: Request,
     for (ensemble, attempt), molecule in zip(work, made, strict=True):
         if len(ensemble.conformers) == request.n:
             continue
-        verdict = ensemble.graph.judge(molecule.pos[0].double().numpy())
+        verdict = ensemble.graph.judge(molecule.pos[0].double().numpy(), generator.placer)
         if verdict.mol is None:
             ensemble.rejected[verdict.reason] += 1
             continue

@@ -20,12 +20,13 @@ from moldiff.attempts import Request, asked_values, choose_sampler, sample_attem
 from moldiff.conditions import find_property, read_target
 from moldiff.config import QUALITIES
 from moldiff.formula import has_formula
+from moldiff.hydrogens import Hydrogens
 from moldiff.model import Model, choose_device
 from moldiff.model_file import HISTORY
 from moldiff.molecule import Molecules
 from moldiff.one_size import Tick
 from moldiff.overlay import overlay_of
-from moldiff.predictions import predictable, predicted, predictor_of
+from moldiff.predictions import placer_of, predictable, predicted, predictor_of, with_placed_hydrogens
 from moldiff.predictor import Predictor
 from moldiff.requests import with_molecules
 from moldiff.screening import Facts, choose_screen, known_scores, rounded
@@ -253,6 +254,17 @@ class Generator:
         """A shipped network that predicts properties of this model's from elements and coordinates, if there is one."""
         return predictor_of(self.model.data.properties)
 
+    @cached_property
+    def placer(self) -> Hydrogens | None:
+        """A shipped network that places the hydrogens that this model leaves to valence, if there is one for its data."""
+        return placer_of(self.model.data)
+
+    def to_rdkit(self, molecules: Molecules) -> "list[Chem.Mol]":
+        """Molecules as generated (:func:`moldiff.chem.to_rdkit`), with the hydrogens that the model leaves to valence."""
+        data = self.model.data
+        mols = chem.to_rdkit(molecules, data.vocabulary, data.hydrogens)
+        return with_placed_hydrogens(self.placer, mols) if self.placer else mols
+
     def _on_target(self, request: Request, record: Record) -> dict[str, Any]:
         columns, found = self.target_columns(request), Facts(record.mol)
         found.update(asked_values(self.model.data, request, record.index))
@@ -305,7 +317,6 @@ class Generator:
         else:
             crew = Here(partial(_work, self.model, batch_size, tick))
         windows = Windows(request, tally, workers, WINDOW[self.model.device.type])
-        data = self.model.data
         under_way: list[range] = []
         with crew:
             while True:
@@ -316,8 +327,7 @@ class Generator:
                     return
                 arrays = crew.result(lambda: tick(0.0))
                 molecules = Molecules(*map(torch.from_numpy, arrays))
-                mols = chem.to_rdkit(molecules, data.vocabulary, data.hydrogens)
-                yield from zip(under_way.pop(0), mols, strict=True)
+                yield from zip(under_way.pop(0), self.to_rdkit(molecules), strict=True)
 
 
 def _judge(

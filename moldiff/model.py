@@ -141,7 +141,7 @@ class Model(TrainedNetwork):
         sigma = sigma[
             torch.randperm(b, generator=generator, device=generator.device).to(device)
         ]  # else the self-conditioned half has low σ
-        level = task_levels(clean, sigma, generator)
+        level = self.levels(clean, sigma, generator)
         clean = clean.centre(level.fixed_pos)
         conditions = self.told_atoms(conditions, clean)
         numbers = uniform(b, len(self.data.properties) + 2)
@@ -153,6 +153,10 @@ class Model(TrainedNetwork):
             bond=self.process["bond"].noise(clean.bond, level.bond, symmetric(uniform(b, n, n))),
         )
         return noisy, level, conditions, clean
+
+    def levels(self, molecules: Molecules, sigma: Float[Tensor, " b"], generator: torch.Generator) -> NoiseLevel:
+        """Of a training batch: what is noisy in a task that is drawn for each molecule."""
+        return task_levels(molecules, sigma, generator)
 
     def _first_estimate(
         self, noisy: Molecules, level: NoiseLevel, conditions: Conditions

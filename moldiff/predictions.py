@@ -1,21 +1,26 @@
-"""What the networks inside the package predict of finished molecules: properties that RDKit does not compute."""
+"""What the small networks inside the package say of molecules: properties that RDKit does not compute, places of hydrogens."""
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
+import numpy as np
 import torch
 from rdkit.Chem import Mol
 
 from moldiff import chem
 from moldiff.conditions import Property
-from moldiff.one_size import one_thread
+from moldiff.hydrogens import Hydrogens
+from moldiff.model_file import DataInfo
+from moldiff.molecule import Molecules
+from moldiff.one_size import BATCH, filled_rows, one_thread
 from moldiff.predictor import Predictor
-from moldiff.weights import shipped_predictors
+from moldiff.weights import shipped_helpers
 
 
 def predictor_of(properties: Collection[Property]) -> Predictor | None:
     """A shipped predictor of some of these properties, in the same units, if there is one."""
     asked = {(p.name, p.unit) for p in properties}
-    for path in shipped_predictors():
+    for path in shipped_helpers("predictors"):
         predictor = Predictor.load(path)
         if asked & {(p.name, p.unit) for p in predictor.data.properties}:
             return predictor
@@ -43,3 +48,43 @@ def predictable(predictor: Predictor | None, properties: Sequence[Property]) -> 
     """Names of the properties that it predicts, in their units."""
     known = {(p.name, p.unit) for p in predictor.data.properties} if predictor else set()
     return [p.name for p in properties if (p.name, p.unit) in known]
+
+
+def placer_of(data: DataInfo) -> Hydrogens | None:
+    """Shipped weights that learned the hydrogens of the same collection, if this data leave them to valence."""
+    if data.hydrogens == "implicit":
+        for path in shipped_helpers("hydrogens"):
+            placer = Hydrogens.load(path)
+            if _collection(placer.data) == _collection(data):
+                return placer
+    return None
+
+
+def _collection(data: DataInfo) -> tuple[str, list[tuple[str, str]]]:
+    return data.name, [(p.name, p.unit) for p in data.properties]
+
+
+def with_placed_hydrogens(placer: Hydrogens, mols: Sequence[Mol]) -> list[Mol]:
+    """Copies with their hydrogens where ``placer`` has them, the other atoms exactly where they are.
+
+    What it cannot read, such as an atom with an impossible valence, stays as it is. A molecule's result does not depend on
+    the others.
+    """
+    made = list(mols)
+    read: dict[int, list[tuple[int, Molecules]]] = {}
+    for k, mol in enumerate(mols):
+        with suppress(chem.ConversionError):
+            molecule = chem.from_rdkit([mol], placer.data.vocabulary)
+            read.setdefault(mol.GetNumAtoms(), []).append((k, molecule))
+    with one_thread(), torch.inference_mode():
+        for atoms, rows in read.items():
+            for start in range(0, len(rows), BATCH["cpu"]):
+                batch = rows[start : start + BATCH["cpu"]]
+                molecules = Molecules.collate([molecule for _, molecule in batch])
+                placed = placer.place(molecules.select(filled_rows(len(batch), atoms)))
+                is_hydrogen = placer.are_hydrogens(molecules).numpy()
+                for (k, _), pos, hydrogens in zip(batch, placed.pos.double().numpy(), is_hydrogen, strict=False):
+                    made[k] = Mol(mols[k])
+                    where = made[k].GetConformer().GetPositions()
+                    made[k].GetConformer().SetPositions(np.where(hydrogens[:, None], pos, where))
+    return made

@@ -27,6 +27,7 @@ from moldiff.datasets.prepared import Split, read_meta, read_split
 from moldiff.denoisers import compile_layers
 from moldiff.files import write_atomically
 from moldiff.finetuning import adapt, start_from, translate
+from moldiff.hydrogens import Hydrogens
 from moldiff.model import Model
 from moldiff.model_file import HISTORY, DataInfo, TrainedNetwork
 from moldiff.predictor import Predictor
@@ -122,7 +123,7 @@ def _continued(run: Path, meta: dict[str, Any], config: Config, device: torch.de
 
 
 def _untrained(config: Config, info: DataInfo) -> TrainedNetwork:
-    kinds = {kind.TASK: kind for kind in (Model, Predictor)}
+    kinds = {kind.TASK: kind for kind in (Model, Predictor, Hydrogens)}
     if config.task not in kinds:
         raise ConfigError(f"task = {config.task!r}: there are {', '.join(kinds)}")
     return kinds[config.task](config, info)

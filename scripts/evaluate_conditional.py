@@ -138,7 +138,7 @@ class Study:
         of_train = pd.DataFrame(train.properties)
         by_size = of_train.groupby(train.n_atoms).mean().reindex(self.atoms)
         self.by_size = by_size.fillna(of_train.mean()).to_numpy()
-        self.real = None if oracle is None else predicted(oracle, self.to_rdkit(molecules_of(asked)))
+        self.real = None if oracle is None else predicted(oracle, generator.to_rdkit(molecules_of(asked)))
 
     def run(self, name: str, weight: float) -> list[Row]:
         """One row for each molecule asked for."""
@@ -168,11 +168,7 @@ class Study:
         with bar(f"guidance {weight:g}") as shown:
             task = shown.add_task("", total=len(sizes))
             molecules = sample_sizes(model, request, random, sizes, asked, tick=lambda work: shown.advance(task, work))
-        return self.to_rdkit(molecules)
-
-    def to_rdkit(self, molecules: Molecules) -> list[Mol]:
-        data = self.generator.model.data
-        return chem.to_rdkit(molecules, data.vocabulary, data.hydrogens)
+        return self.generator.to_rdkit(molecules)
 
 
 def molecules_of(split: Split) -> Molecules:

@@ -16,7 +16,7 @@ from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.errors import RequestError
 from moldiff.predictor import Predictor
 from moldiff.terminal import one_line_errors
-from moldiff.weights import shipped_predictors
+from moldiff.weights import shipped_helpers
 
 
 def main(
@@ -25,7 +25,7 @@ def main(
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
 ) -> None:
     with one_line_errors():
-        network = Predictor.load(predictor or shipped_predictors()[0])
+        network = Predictor.load(predictor or shipped_helpers("predictors")[0])
         meta, known = read_meta(data), network.data
         if meta["vocabulary"] != list(known.vocabulary):
             raise RequestError(f"{data}: its tokens are not those of the predictor ({' '.join(known.vocabulary)})")

@@ -127,7 +127,7 @@ def measure(generator: Generator, settings: Row, strain: int, reference: Moments
     start = time.process_time()
     molecules = sample_attempts(generator.model, Request(n, settings["seed"], sampler), range(n))
     cost = time.process_time() - start
-    mols = chem.to_rdkit(molecules, generator.model.data.vocabulary, generator.model.data.hydrogens)
+    mols = generator.to_rdkit(molecules)
     evaluation = evaluate(mols, strain=strain)
     values = {metric.name: metric.value for metric in evaluation.metrics if metric.denominator}
     return {

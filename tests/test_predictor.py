@@ -107,7 +107,7 @@ def test_what_cannot_be_trained_is_refused(info, tmp_path):
 class TestInRecords:
     @pytest.fixture
     def shipped(self, monkeypatch, trained_predictor) -> Predictor:
-        monkeypatch.setattr(predictions, "shipped_predictors", lambda: [trained_predictor])
+        monkeypatch.setattr(predictions, "shipped_helpers", lambda folder: [trained_predictor])
         return Predictor.load(trained_predictor)
 
     @pytest.fixture

@@ -14,9 +14,9 @@ def shipped_models() -> dict[str, Path]:
     return found | {alias: found[name] for alias, name in ALIASES.items() if name in found}
 
 
-def shipped_predictors() -> list[Path]:
-    """The weights inside the package that predict properties, which no generator is made of."""
-    return sorted(Path(__file__).parent.glob("predictors/*.safetensors"))
+def shipped_helpers(folder: str) -> list[Path]:
+    """The weights inside the package that no generator is made of: ``predictors`` of properties, placers of ``hydrogens``."""
+    return sorted(Path(__file__).parent.glob(f"{folder}/*.safetensors"))
 
 
 def find_weights(model: str | Path) -> Path:

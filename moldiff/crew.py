@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, islice
+from threading import Lock
 from typing import Any, NamedTuple
 
 from moldiff.datasets.records import Record
@@ -43,7 +44,7 @@ class Crew:
     def __init__(self, count: int, limit: float, program: str = "moldiff.judging"):
         self.count = count
         self.judges = [Judge(limit, program) for _ in range(count)]
-        self.idle: queue.SimpleQueue[Judge] = queue.SimpleQueue()
+        self.idle: queue.LifoQueue[Judge] = queue.LifoQueue()  # who has started already comes first
         for judge in self.judges:
             self.idle.put(judge)
 
@@ -96,13 +97,11 @@ class Judge:
     def __init__(self, limit: float, program: str):
         self.command = [sys.executable, "-m", program, str(min(limit, 1e9))]  # what every system's timer holds
         self.process: subprocess.Popen | None = None
-        self.closed = False
+        self.closed, self.lock = False, Lock()
 
     def ask(self, question: list[Any]) -> tuple[list[Any], str]:
         """(answers, "") or ([], reason)."""
-        if self.process is None:
-            self._start()
-        process = self.process
+        process = self.process or self._start()
         try:
             process.stdin.write(json.dumps(question) + "\n")
             process.stdin.flush()
@@ -119,23 +118,29 @@ class Judge:
             raise CrewError(answer["error"].partition(": ")[2])  # no molecule's fault, and no zero
         return [], answer["error"]
 
-    def _start(self) -> None:
-        if self.closed:
-            raise CrewError("the processes that judge molecules were stopped")
+    def _start(self) -> subprocess.Popen:
         paths = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), **paths}
-        # a session of its own: Ctrl-C, which a terminal sends to all, does not reach it; it ends with its input
-        self.process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8",
-            start_new_session=True,
-        )  # fmt: skip
-        if self.process.stdout.readline() != "ready\n":
-            code = self.process.wait()
+        with self.lock:
+            if self.closed:
+                raise CrewError("the processes that judge molecules were stopped")
+            # a session of its own: Ctrl-C, which a terminal sends to all, does not reach it; it ends with its input
+            process = self.process = subprocess.Popen(
+                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8",
+                start_new_session=True,
+            )  # fmt: skip
+        if process.stdout.readline() != "ready\n":
+            code = process.wait()
             raise CrewError(f"{' '.join(self.command)} does not start (exit status {code}); see the lines above")
+        return process
 
     def close(self) -> None:
-        self.closed = True
-        process, self.process = self.process, None  # a thread that waits for its answer sees it end, and ends it too
+        with self.lock:
+            self.closed = True
+            process, self.process = (
+                self.process,
+                None,
+            )  # a thread that waits for its answer sees it end, and ends it too
         if process is not None:
             _end(process)
 

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from moldiff.errors import RequestError
@@ -20,6 +21,12 @@ def write_atomically(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def discard_unfinished(path: Path) -> None:
+    """Remove what :func:`write_atomically` left beside ``path`` when its process was killed."""
+    for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 def check_sdf(option: str, path: Path, force: bool) -> None:

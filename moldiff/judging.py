@@ -124,7 +124,8 @@ def main() -> None:
 
     torch.set_num_threads(1)
     limit = float(sys.argv[1])
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the caller may have had it ignored
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the caller may have had it ignored, or blocked
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     nowhere = os.open(os.devnull, os.O_WRONLY)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(nowhere, sys.stdout.fileno())  # what libraries print is no answer

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from moldiff import chem
 from moldiff.diversity import pick_diverse
 from moldiff.errors import RequestError
-from moldiff.files import check_place, check_sdf, write_atomically
+from moldiff.files import check_place, check_sdf, discard_unfinished, write_atomically
 from moldiff.formats import COLUMNS, WRITERS, records, reject_text, require_pyarrow, sdf_text, title
 from moldiff.generation import Record, Reject, Tally
 
@@ -110,6 +110,8 @@ class Output:
         tally, sizes = self._continued() if resume else (Tally(), {})
         if not resume and self.state.exists() and not force:
             raise RequestError(f"-o {path}: an interrupted run is there; --resume goes on with it, --force discards it")
+        for written in (self.state, self.summary_path, path):
+            discard_unfinished(written)
         mode = "ab" if sizes else "wb"
         with named(f"-o {path}"):
             if not sizes:
@@ -190,7 +192,7 @@ class Output:
         self.close()
         with self._space():
             with write_atomically(self.summary_path) as temporary:
-                temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False))
+                temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
             chosen = None if self.diverse is None else self._diverse(self.diverse)
             if self.relaxed:
                 self._copy(self.relaxed_journal, self.relaxed, chosen)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
@@ -89,6 +89,10 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         """Stop at once, whatever is unfinished."""
         self.lifeline.close()
+        # A worker may end in the middle of sending a result: the thread that reads it sees the end only when nobody is left
+        # who could go on writing, and this process could.
+        with suppress(AttributeError):
+            self.pool._result_queue._writer.close()
         self.pool.shutdown(cancel_futures=True)
         self.listener.close()
 

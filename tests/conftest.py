@@ -1,5 +1,6 @@
 """Shared fixtures: what a model knows of its data, random molecules, double precision."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
@@ -19,9 +21,31 @@ from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 
+# What libraries look at, some of them when they are imported, before they print what tests compare
+COLOURS_AND_WRAPS = (
+    "FORCE_COLOR",
+    "PY_COLORS",
+    "GITHUB_ACTIONS",
+    "TTY_COMPATIBLE",
+    "TTY_INTERACTIVE",
+    "COLUMNS",
+    "TERMINAL_WIDTH",
+)
 VOCABULARY = ("H", "C", "N", "O", "N+")
 # Three heavy atoms and four hydrogens, five atoms in all, and ten: H C N O and molecules.
 ROWS = ((4, 2, 1, 0, 2), (4, 2, 0, 1, 1), (4, 1, 1, 1, 3), (3, 2, 0, 0, 5), (6, 4, 0, 0, 4))
+
+
+def pytest_configure() -> None:
+    """The same surroundings on every machine, before any test module is imported."""
+    for name in COLOURS_AND_WRAPS:
+        os.environ.pop(name, None)
+    # several threads on a busy machine wait for each other most of the time
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    # a machine that stands still for a moment is no failure
+    settings.register_profile("moldiff", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("moldiff")
 
 
 def with_compositions(info: DataInfo, rows: Sequence[tuple[int, ...]]) -> DataInfo:

@@ -22,6 +22,7 @@ from moldiff.terminal import Interrupted
 
 SAMPLE = Path(__file__).parents[1] / "data" / "qm9_sample"
 STEPS = "--steps=6"
+CPU = "--device=cpu"  # where molecules are compared to the last bit
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def run(*arguments: object) -> Result:
 @pytest.fixture
 def generate(trained, folder):
     """``moldiff generate`` with the small model."""
-    return lambda *arguments: run("generate", "--model", trained, STEPS, *arguments)
+    return lambda *arguments: run("generate", "--model", trained, STEPS, CPU, *arguments)
 
 
 def one_line(result: Result, code: int = 2) -> str:
@@ -391,7 +392,19 @@ class TestInfo:
 
 def start(trained: Path, *arguments: object) -> subprocess.Popen:
     """A real run with far too much to do, in the background, as the leader of a process group of its own."""
-    command = [sys.executable, "-m", "moldiff.cli", "generate", "--model", trained, STEPS, "-o", "out.sdf", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "moldiff.cli",
+        "generate",
+        "--model",
+        trained,
+        STEPS,
+        CPU,
+        "-o",
+        "out.sdf",
+        *arguments,
+    ]
     command = [str(part) for part in command]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
@@ -449,7 +462,9 @@ def test_what_ends_early_is_continued_as_if_nothing_had_happened(trained, folder
 
 def test_a_reader_that_leaves_is_no_error_of_ours(trained, folder):
     """``moldiff generate -o - | head`` ends quietly."""
-    command = f"{sys.executable} -m moldiff.cli generate --model {trained} {STEPS} --workers 1 -n 200 -o - | head -n 1"
+    command = (
+        f"{sys.executable} -m moldiff.cli generate --model {trained} {STEPS} {CPU} --workers 1 -n 200 -o - | head -n 1"
+    )
     result = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert result.stdout.startswith("four-")
     assert result.stderr == ""

@@ -60,6 +60,23 @@ def test_unfinished_work_is_not_waited_for():
     assert not active_children()
 
 
+class Large:
+    """Answers with as many bytes as it is told."""
+
+    def __call__(self, size: int) -> bytes:
+        return bytes(size)
+
+
+def test_a_result_on_its_way_is_not_waited_for_either():
+    for delay in (0.0, 0.02, 0.05, 0.1):
+        with Workers(1, Large) as crew:
+            crew.submit(1)
+            assert crew.result(idle) == b"\0"
+            crew.submit(3 * 10**8)
+            time.sleep(delay)
+        assert not active_children()
+
+
 def test_a_worker_that_cannot_start_says_why():
     with Workers(1, Waiting, "broken") as crew:
         crew.submit(0.0)

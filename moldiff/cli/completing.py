@@ -80,7 +80,7 @@ class Tally:
         from moldiff.files import write_atomically
 
         with write_atomically(path.with_name(f"{path.name}.summary.json")) as temporary:
-            temporary.write_text(json.dumps(self._summary(), indent=1, ensure_ascii=False))
+            temporary.write_text(json.dumps(self._summary(), indent=1, ensure_ascii=False), encoding="utf-8")
         console = Console(stderr=True, soft_wrap=True)
         for line in self._lines(path):
             console.print(line, highlight=False, markup=False)

@@ -219,7 +219,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": TINY,
         "train": dict(steps=20_000, batch=128, lr=2e-3),
     },
-    # 0.3 M parameters: positions of the hydrogens that a model without them leaves to valence
+    # 0.2 M parameters: positions of the hydrogens that a model without them leaves to valence
     "qm9-hydrogens": {
         "task": "place-hydrogens",
         "network": {"kind": "transformer", "options": dict(width=64, layers=4, vectors=8, pair_width=16, heads=4, radial=16)},

@@ -290,7 +290,7 @@ class Generator:
             "weights sha256": self.hash,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "vocabulary": list(data.vocabulary),
-            "hydrogens": data.hydrogens,
+            "hydrogens": data.hydrogens + (", placed by a network of their own" if self.placer else ""),
             "evaluations": {name: getattr(config.quality, name) for name in QUALITIES},
             "told": [what for what in ("composition", "properties") if getattr(config.quality, f"told_{what}")],
             "heavy atoms": f"{sizes[:, 0].min()}-{sizes[:, 0].max()}",

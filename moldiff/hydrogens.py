@@ -21,8 +21,12 @@ class Hydrogens(Model):
     TASK = "place-hydrogens"
 
     def levels(self, molecules: Molecules, sigma: Float[Tensor, " b"], generator: torch.Generator) -> NoiseLevel:
-        fixed = NoiseLevel.free(molecules, torch.zeros_like(sigma))
-        return NoiseLevel(sigma[:, None] * self.are_hydrogens(molecules), fixed.atom, fixed.bond)
+        return self.free_hydrogens(molecules, sigma)
+
+    def free_hydrogens(self, molecules: Molecules, sigma: Float[Tensor, " b"]) -> NoiseLevel:
+        """σ of the positions of hydrogens, 0 of all else."""
+        known = NoiseLevel.free(molecules, torch.zeros_like(sigma))
+        return NoiseLevel(sigma[:, None] * self.are_hydrogens(molecules), known.atom, known.bond)
 
     def are_hydrogens(self, molecules: Molecules) -> Bool[Tensor, "b n"]:
         symbols = [self.data.elements[of] for of in self.data.element_of]
@@ -34,12 +38,9 @@ class Hydrogens(Model):
 
         The estimate of their places, taken at falling levels: a guess needs no noise, since it is off by as much.
         """
-        generator = torch.Generator()
         for sigma in LEVELS:
-            level = self.levels(molecules, torch.full((len(molecules),), sigma, device=molecules.device), generator)
-            known = level.fixed_pos * molecules.mask
-            centre = (molecules.pos * known[..., None]).sum(1, keepdim=True) / known.sum(1)[:, None, None]
-            estimate = self.denoise(molecules.replace(pos=molecules.pos - centre), level).pos + centre
-            moved = torch.where(self.are_hydrogens(molecules)[..., None], estimate, molecules.pos)
-            molecules = molecules.replace(pos=moved)
+            level = self.free_hydrogens(molecules, molecules.pos.new_full((len(molecules),), sigma))
+            centred = molecules.centre(level.fixed_pos)
+            moved = self.denoise(centred, level).pos - centred.pos
+            molecules = molecules.replace(pos=molecules.pos + moved)
         return molecules

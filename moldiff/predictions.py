@@ -61,7 +61,8 @@ def placer_of(data: DataInfo) -> Hydrogens | None:
 
 
 def _collection(data: DataInfo) -> tuple[str, list[tuple[str, str]]]:
-    return data.name, [(p.name, p.unit) for p in data.properties]
+    """Its name, of which that of a part begins with it ("qm9-generator"), and its properties."""
+    return data.name.partition("-")[0], [(p.name, p.unit) for p in data.properties]
 
 
 def with_placed_hydrogens(placer: Hydrogens, mols: Sequence[Mol]) -> list[Mol]:

@@ -1,21 +1,29 @@
 """What a prepared set itself scores: the ceiling of every metric, under the same rules as generated molecules.
 
 python scripts/data_ceiling.py qm9 --split test --strain 1000 --reference qm9 --jobs 2
+python scripts/data_ceiling.py qm9 --hydrogens network --reference qm9
 """
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import moldiff
-from moldiff.chem import to_rdkit
+from moldiff.chem import to_rdkit, with_hydrogens, without_hydrogens
 from moldiff.datasets.prepared import SPLITS, read_meta, read_split
+from moldiff.model_file import DataInfo
+from moldiff.predictions import placer_of, with_placed_hydrogens
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a prepared set")
     parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument(
+        "--hydrogens", choices=("own", "force-field", "network"), default="own",
+        help="where they are, or placed as for molecules of a model without them [default: own]",
+    )  # fmt: skip
     parser.add_argument("--protocol", help="model-bonds, edm-table or moses [default: the first two]")
     parser.add_argument("--reference", help="qm9, moses or a file [default: none]")
     parser.add_argument("--strain", type=int, default=1000, help="molecules relaxed [default: 1000]")
@@ -25,6 +33,13 @@ def main() -> None:
     meta = read_meta(arguments.data)
     buckets = read_split(arguments.data, arguments.split).buckets().values()
     mols = [mol for molecules, _ in buckets for mol in to_rdkit(molecules, meta["vocabulary"], meta["hydrogens"])]
+    if arguments.hydrogens != "own":
+        mols = [with_hydrogens(without_hydrogens(mol)) for mol in mols]
+    if arguments.hydrogens == "network":
+        placer = placer_of(replace(DataInfo.from_meta(meta), hydrogens="implicit"))
+        if placer is None:
+            parser.error(f"--hydrogens network: none is shipped for {meta['name']}; choose own or force-field")
+        mols = with_placed_hydrogens(placer, mols)
     found = moldiff.evaluate(
         mols, arguments.reference, protocol=arguments.protocol, strain=arguments.strain, jobs=arguments.jobs
     )

@@ -44,9 +44,11 @@ SETTINGS = (
     "sigma_min",
     "self_condition_below",
     "temperature",
+    "tokens",
     "seed",
     "n",
 )
+TOKENS = ("noisy", "clean")  # drawn with the noise of the next level, or without
 RESULTS = ("evaluations", "accepted", *METRICS, "fcd", "cpu_s_per_molecule")
 Row = dict[str, int | float | str]
 key = itemgetter(*SETTINGS)
@@ -58,6 +60,7 @@ def main() -> None:
     generator = load(options.model, options.device)
     options.temperature = options.temperature or [generator.model.config.process.temperature]
     options.grid = options.grid or [generator.model.config.quality.grid]
+    options.tokens = options.tokens or [TOKENS[generator.model.config.quality.clean_tokens]]
     reference = activation_moments(options.reference.read_text().split()) if options.reference else None
     rows = read(options.output) if options.output.exists() else []
     missing = [settings for settings in combinations(generator, options) if key(settings) not in map(key, rows)]
@@ -92,6 +95,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--temperature", type=float, nargs="+", default=[], help="of token draws [default: the weights' own]"
     )
+    parser.add_argument("--tokens", nargs="+", choices=TOKENS, default=[], help="[default: the weights' own]")
     parser.add_argument("--reference", type=Path, help="SMILES, one a line, for the FCD; needs moldiff[eval]")
     parser.add_argument("--sigma-max", type=float, nargs="+", default=[standard.sigma_max])
     parser.add_argument("--sigma-min", type=float, nargs="+", default=[standard.sigma_min])
@@ -122,7 +126,7 @@ def measure(generator: Generator, settings: Row, strain: int, reference: Moments
     sampler = Sampler(
         settings["steps"], rule, settings["grid"], settings["sigma_max"], settings["sigma_min"],
         self_condition_below=settings["self_condition_below"], temperature=settings["temperature"],
-        clean_tokens=generator.model.config.quality.clean_tokens,
+        clean_tokens=settings["tokens"] == "clean",
     )  # fmt: skip
     start = time.process_time()
     molecules = sample_attempts(generator.model, Request(n, settings["seed"], sampler), range(n))

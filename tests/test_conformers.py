@@ -144,7 +144,7 @@ class TestEnsembles:
         assert (one == other).all()
 
     def test_attempts_are_bounded(self, qm9, monkeypatch):
-        monkeypatch.setattr(Graph, "judge", lambda graph, pos: chem.Verdict(None, "stereo"))
+        monkeypatch.setattr(Graph, "judge", lambda graph, pos, placer: chem.Verdict(None, "stereo"))
         request = conformers_request(qm9.model.config, 2, steps=2, max_attempts=5)
         found = next(ensembles(qm9, [record("CO")], request))
         assert found.rejected == {"stereo": 5}

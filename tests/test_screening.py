@@ -102,7 +102,7 @@ class TestScores:
 class TestGenerating:
     def test_the_funnel_shows_what_each_condition_removed(self, trained):
         generator = load(trained, "cpu")
-        outcomes = list(generator.generate(5, steps=8, filter=CONDITIONS, unique=True, max_attempts=60, rejects=True))
+        outcomes = list(generator.generate(5, steps=8, filter=CONDITIONS, unique=True, max_attempts=200, rejects=True))
         rejected = Counter(o.reason for o in outcomes if not isinstance(o, Record))
         tally = Tally()
         for each in outcomes:
@@ -219,10 +219,10 @@ class TestWriting:
 
 class TestDiverse:
     def test_picks_from_all_that_are_accepted(self, generate):
-        assert generate("-n", 12, "-o", "all.sdf").exit_code == 0
+        assert generate("-n", 40, "-o", "all.sdf").exit_code == 0
         for suffix in ("sdf", "csv"):
             options = ("--diverse", 3, "--relax", "mmff", "-o", f"few.{suffix}", "--force")
-            assert generate("-n", 12, *options).exit_code == 0
+            assert generate("-n", 40, *options).exit_code == 0
             assert len(tags("few.relaxed.sdf")) == 3
         every, few = tags("all.sdf"), tags("few.sdf")
         assert len({t["smiles"] for t in few}) == 3

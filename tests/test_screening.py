@@ -234,9 +234,9 @@ class TestDiverse:
         order = [t["id"] for t in every]
         assert [order.index(t["id"]) for t in few] == sorted(order.index(t["id"]) for t in few)
         summary = json.loads(Path("few.sdf.summary.json").read_text())
-        assert (summary["kept"], summary["funnel"]["kept"], summary["funnel"]["diverse"]) == (12, 12, 3)
+        assert (summary["kept"], summary["funnel"]["kept"], summary["funnel"]["diverse"]) == (40, 40, 3)
         assert list(summary["funnel"])[-1] == "diverse"
-        again = generate("-n", 12, "--diverse", 3, "--relax", "mmff", "-o", "few.sdf", "--resume")
+        again = generate("-n", 40, "--diverse", 3, "--relax", "mmff", "-o", "few.sdf", "--resume")
         assert again.stderr == "moldiff: few.sdf is complete already\n"
 
     def test_all_where_there_are_no_more(self, generate):

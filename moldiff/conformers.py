@@ -24,11 +24,9 @@ from moldiff.datasets import records
 from moldiff.datasets.curation import Curation, Unusable, read_graph
 from moldiff.errors import RequestError
 from moldiff.generation import Generator, Record
-from moldiff.hydrogens import Hydrogens
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.one_size import BATCH, Tick
-from moldiff.predictions import with_placed_hydrogens
 
 # With the graph known an estimate is no average over many molecules, so that self-conditioning helps at all levels.
 SELF_CONDITION_BELOW = math.inf
@@ -74,12 +72,12 @@ class Graph:
             mol, chem.from_rdkit([stereo.placed(shown, np.zeros((shown.GetNumAtoms(), 3)))], data.vocabulary), heavy
         )
 
-    def judge(self, pos: np.ndarray, placer: Hydrogens | None = None) -> chem.Verdict:
-        """A molecule at these coordinates (Å), or why it is none: "coordinates", "geometry" or "stereo"."""
-        if self.heavy is not None:
-            whole = chem.with_hydrogens(stereo.placed(self.heavy, pos))
-            whole = with_placed_hydrogens(placer, [whole])[0] if placer else whole
-            pos = whole.GetConformer().GetPositions()
+    def made(self, pos: np.ndarray) -> Mol:
+        """What the model made, the atoms that it makes at these coordinates (Å)."""
+        return stereo.placed(self.mol if self.heavy is None else self.heavy, pos)
+
+    def judge(self, pos: np.ndarray) -> chem.Verdict:
+        """A molecule at these coordinates (Å), hydrogens included, or why it is none: "coordinates", "geometry" or "stereo"."""
         verdict = chem.check(stereo.placed(self.mol, pos))
         if verdict.mol is None:
             return verdict
@@ -207,11 +205,14 @@ def _advance(generator: Generator, unfinished: list[Ensemble], request: Request,
         generator.model, [e.graph.template for e, _ in work], [(e.source.number, k) for e, k in work], CONFORMER,
         request.sampler, request.seed, tick,
     )  # fmt: skip
+    whole = generator.with_hydrogens(
+        [e.graph.made(molecule.pos[0].double().numpy()) for (e, _), molecule in zip(work, made, strict=True)]
+    )
     key = request.key(generator.hash)
-    for (ensemble, attempt), molecule in zip(work, made, strict=True):
+    for (ensemble, attempt), mol in zip(work, whole, strict=True):
         if len(ensemble.conformers) == request.n:
             continue
-        verdict = ensemble.graph.judge(molecule.pos[0].double().numpy(), generator.placer)
+        verdict = ensemble.graph.judge(mol.GetConformer().GetPositions())
         if verdict.mol is None:
             ensemble.rejected[verdict.reason] += 1
             continue

@@ -95,7 +95,7 @@ class Judge:
     """One process, started at the first question and again after each that it did not survive."""
 
     def __init__(self, limit: float, program: str):
-        self.command = [sys.executable, "-m", program, str(min(limit, 1e9))]  # what every system's timer holds
+        self.command = [sys.executable, "-m", program, str(min(limit, 1e8))]  # what every system's timer holds
         self.process: subprocess.Popen | None = None
         self.closed, self.lock = False, Lock()
 
@@ -130,7 +130,7 @@ class Judge:
                 start_new_session=True,
             )  # fmt: skip
         if process.stdout.readline() != "ready\n":
-            code = process.wait()
+            self.process, code = None, _end(process)
             raise CrewError(f"{' '.join(self.command)} does not start (exit status {code}); see the lines above")
         return process
 

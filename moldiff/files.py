@@ -26,7 +26,8 @@ def write_atomically(path: Path) -> Iterator[Path]:
 def discard_unfinished(path: Path) -> None:
     """Remove what :func:`write_atomically` left beside ``path`` when its process was killed."""
     for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
-        left.unlink(missing_ok=True)
+        if left.suffixes[-2][1:].isdigit():
+            left.unlink(missing_ok=True)
 
 
 def check_sdf(option: str, path: Path, force: bool) -> None:

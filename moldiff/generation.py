@@ -261,8 +261,13 @@ class Generator:
 
     def to_rdkit(self, molecules: Molecules) -> "list[Chem.Mol]":
         """Molecules as generated (:func:`moldiff.chem.to_rdkit`), with the hydrogens that the model leaves to valence."""
-        data = self.model.data
-        mols = chem.to_rdkit(molecules, data.vocabulary, data.hydrogens)
+        return self.with_hydrogens(chem.to_rdkit(molecules, self.model.data.vocabulary))
+
+    def with_hydrogens(self, mols: "list[Chem.Mol]") -> "list[Chem.Mol]":
+        """Copies with the hydrogens that the model leaves to valence, placed as its data have them if that was learned."""
+        if self.model.data.hydrogens == "explicit":
+            return mols
+        mols = [chem.with_hydrogens(mol) for mol in mols]
         return with_placed_hydrogens(self.placer, mols) if self.placer else mols
 
     def _on_target(self, request: Request, record: Record) -> dict[str, Any]:
@@ -290,7 +295,12 @@ class Generator:
             "weights sha256": self.hash,
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "vocabulary": list(data.vocabulary),
-            "hydrogens": data.hydrogens + (", placed by a network of their own" if self.placer else ""),
+            "hydrogens": data.hydrogens,
+            **(
+                {"hydrogens placed by": f"{self.placer.config.preset} ({self.placer.sha256[:16]})"}
+                if self.placer
+                else {}
+            ),
             "evaluations": {name: getattr(config.quality, name) for name in QUALITIES},
             "told": [what for what in ("composition", "properties") if getattr(config.quality, f"told_{what}")],
             "heavy atoms": f"{sizes[:, 0].min()}-{sizes[:, 0].max()}",

@@ -4,11 +4,15 @@ A generator without hydrogens leaves them to valence, and a force field places t
 the quantum chemistry that the generator learned from.
 """
 
+from typing import Any
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from moldiff.config import Config, ConfigError
 from moldiff.model import Model
+from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.schedules import NoiseLevel
 
@@ -19,6 +23,11 @@ class Hydrogens(Model):
     """The diffusion model, trained on one request only: hydrogens that may move among atoms and bonds that are known."""
 
     TASK = "place-hydrogens"
+
+    def __init__(self, config: Config, data: DataInfo, info: dict[str, Any] | None = None):
+        if data.hydrogens == "implicit":
+            raise ConfigError(f"{data.name} has no hydrogens to place; prepare it with --hydrogens explicit")
+        super().__init__(config, data, info)
 
     def levels(self, molecules: Molecules, sigma: Float[Tensor, " b"], generator: torch.Generator) -> NoiseLevel:
         return self.free_hydrogens(molecules, sigma)

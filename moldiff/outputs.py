@@ -110,10 +110,10 @@ class Output:
         tally, sizes = self._continued() if resume else (Tally(), {})
         if not resume and self.state.exists() and not force:
             raise RequestError(f"-o {path}: an interrupted run is there; --resume goes on with it, --force discards it")
-        for written in (self.state, self.summary_path, path):
-            discard_unfinished(written)
         mode = "ab" if sizes else "wb"
         with named(f"-o {path}"):
+            for written in filter(None, (path, self.state, self.summary_path, relaxed)):
+                discard_unfinished(written)
             if not sizes:
                 self.state.unlink(missing_ok=True)  # before the journals that it describes
                 self.relaxed_journal.unlink(missing_ok=True)
@@ -234,7 +234,7 @@ def is_complete(path: Path, n: int, identity: dict[str, Any]) -> bool:
     if not path.is_file() or path.with_name(f".{path.name}.partial.json").exists():
         return False
     try:
-        found = json.loads(path.with_name(f"{path.name}.summary.json").read_text())
+        found = json.loads(path.with_name(f"{path.name}.summary.json").read_text(encoding="utf-8"))
         return found["request"] == identity and found["kept"] >= n
     except (OSError, ValueError, KeyError):
         return False

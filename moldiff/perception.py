@@ -172,10 +172,14 @@ def _advance(generator: Generator, unfinished: list[Perception], request: Reques
     keys = [(p.frame.number, len(p.outcomes)) for p in unfinished]
     made = complete(generator.model, [p.template for p in unfinished], keys, BONDS, request.sampler, request.seed, tick)
     mols = chem.to_rdkit(Molecules.collate(made), data.vocabulary)
-    for p, mol, (number, attempt) in zip(unfinished, mols, keys, strict=True):
-        mol = stereo.placed(mol, p.frame.mol.GetConformer().GetPositions())  # in full precision
+    mols = [
+        stereo.placed(mol, p.frame.mol.GetConformer().GetPositions())  # in full precision
+        for mol, p in zip(mols, unfinished, strict=True)
+    ]
+    whole = generator.with_hydrogens(mols)
+    for p, mol, judged, (number, attempt) in zip(unfinished, mols, whole, keys, strict=True):
         identity = f"{generator.name}-{request.key(generator.hash)}-s{request.seed}-m{number}-{attempt}"
-        verdict = chem.check(chem.with_hydrogens(mol) if data.hydrogens == "implicit" else mol)
+        verdict = chem.check(judged)
         if verdict.mol is None:
             p.outcomes.append(Reject(identity, mol, verdict.reason, request.seed, attempt))
         else:

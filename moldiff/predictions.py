@@ -16,6 +16,8 @@ from moldiff.one_size import BATCH, filled_rows, one_thread
 from moldiff.predictor import Predictor
 from moldiff.weights import shipped_helpers
 
+HELPERS = {"predictors": Predictor, "hydrogens": Hydrogens}  # by folder of the weights inside the package
+
 
 def predictor_of(properties: Collection[Property]) -> Predictor | None:
     """A shipped predictor of some of these properties, in the same units, if there is one."""
@@ -51,24 +53,25 @@ def predictable(predictor: Predictor | None, properties: Sequence[Property]) -> 
 
 
 def placer_of(data: DataInfo) -> Hydrogens | None:
-    """Shipped weights that learned the hydrogens of the same collection, if this data leave them to valence."""
+    """Shipped weights that learned the hydrogens of the same molecules, if this data leave them to valence."""
     if data.hydrogens == "implicit":
         for path in shipped_helpers("hydrogens"):
             placer = Hydrogens.load(path)
-            if _collection(placer.data) == _collection(data):
+            if _is_part(data, placer.data):
                 return placer
     return None
 
 
-def _collection(data: DataInfo) -> tuple[str, list[tuple[str, str]]]:
-    """Its name, of which that of a part begins with it ("qm9-generator"), and its properties."""
-    return data.name.partition("-")[0], [(p.name, p.unit) for p in data.properties]
+def _is_part(data: DataInfo, whole: DataInfo) -> bool:
+    """Whether a set is of the same source, and has neither tokens nor sizes that are new."""
+    most, allowed = (max(heavy for heavy, _, _ in info.size_histogram) for info in (data, whole))
+    return data.source == whole.source and set(data.vocabulary) <= set(whole.vocabulary) and most <= allowed
 
 
 def with_placed_hydrogens(placer: Hydrogens, mols: Sequence[Mol]) -> list[Mol]:
     """Copies with their hydrogens where ``placer`` has them, the other atoms exactly where they are.
 
-    What it cannot read, such as an atom with an impossible valence, stays as it is. A molecule's result does not depend on
+    What it cannot read, such as an element that it does not know, stays as it is. A molecule's result does not depend on
     the others.
     """
     made = list(mols)

@@ -20,13 +20,11 @@ from moldiff.config import preset
 from moldiff.datasets.prepared import learned_from, read_split
 from moldiff.doctor import GOLDEN, golden_sample
 from moldiff.generation import Generator
-from moldiff.hydrogens import Hydrogens
 from moldiff.model import Model
 from moldiff.model_file import DataInfo, TrainedNetwork
-from moldiff.predictor import Predictor
+from moldiff.predictions import HELPERS
 
 WEIGHTS = Path(__file__).parent.parent / "moldiff" / "weights"
-HELPERS = {Predictor: "predictors", Hydrogens: "hydrogens"}  # of which no generator is made
 KEY_FIGURES = (
     "valid_connected", "molecule_stability", "valid_connected_unique", "edm_atom_stability", "edm_molecule_stability",
     "edm_valid", "novel", "fcd", "strain",
@@ -62,9 +60,11 @@ def main() -> None:
     )
     parser.add_argument("--examples", type=Path, help="the prepared set that the weights were trained on")
     arguments = parser.parse_args()
-    for kind, folder in HELPERS.items():
+    for folder, kind in HELPERS.items():
         if preset(arguments.name).task == kind.TASK:
-            save(kind.load(arguments.source), WEIGHTS / folder / f"{arguments.name}.safetensors")
+            helper = kind.load(arguments.source)
+            helper.data = dataclasses.replace(helper.data, examples=())  # nothing is drawn for it
+            save(helper, WEIGHTS / folder / f"{arguments.name}.safetensors")
             return
     trained, named = Model.load(arguments.source), preset(arguments.name)
     process = dataclasses.replace(trained.config.process, temperature=named.process.temperature)

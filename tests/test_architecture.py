@@ -31,7 +31,7 @@ ORDER = [
     },
     {"autoencoder", "references", "report"},
     {"model_file"},
-    {"model", "predictor"},
+    {"model", "predictor", "hydrogens"},
     {
         "batches",
         "training_state",

@@ -1,5 +1,6 @@
 """Work in processes: order, limits, what becomes of a record that hangs or kills its process."""
 
+import signal
 import sys
 
 import pytest
@@ -104,3 +105,13 @@ def test_nothing_is_started_before_there_is_work(crew):
     assert list(made.map("ask", [], 5)) == []
     assert [judge.process for judge in made.judges] == [None, None]
     assert sys.executable in made.judges[0].command
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signals")
+def test_the_limit_holds_where_the_caller_has_blocked_its_signal():
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+    try:
+        with Crew(1, 1e-6) as made:
+            assert [a.reason for a in made.map("known", records("C" * 50), 1)] == [TIMEOUT]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -10,7 +10,7 @@ import torch
 from rdkit import Chem
 
 from moldiff import chem, generation
-from moldiff.config import Config, NetworkConfig, TrainConfig
+from moldiff.config import Config, ConfigError, NetworkConfig, TrainConfig
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.generation import Generator
 from moldiff.hydrogens import Hydrogens
@@ -110,6 +110,25 @@ def test_neither_the_neighbours_nor_the_frame_matter(real, shipped):
     assert np.allclose(placed.GetConformer().GetPositions(), expected, atol=1e-4)
 
 
+def test_a_full_batch_and_a_rest(real, shipped):
+    """Molecules of one size, more than are placed at a time, are each as if alone."""
+    mol, others = stripped(real[30:31])[0], []
+    generator = np.random.default_rng(0)
+    for _ in range(70):
+        others.append(Chem.Mol(mol))
+        pos = mol.GetConformer().GetPositions()
+        others[-1].GetConformer().SetPositions(pos + generator.normal(scale=0.02, size=pos.shape))
+    placed = with_placed_hydrogens(shipped, others)
+    for k in (0, 63, 64, 69):
+        (alone,) = with_placed_hydrogens(shipped, [others[k]])
+        assert np.array_equal(alone.GetConformer().GetPositions(), placed[k].GetConformer().GetPositions())
+
+
+def test_a_set_without_hydrogens_is_refused(meta):
+    with pytest.raises(ConfigError, match="qm9 has no hydrogens to place; prepare it with --hydrogens explicit"):
+        Hydrogens(CONFIG, replace(DataInfo.from_meta(meta), hydrogens="implicit"))
+
+
 def test_what_cannot_be_read_stays(shipped):
     odd = Chem.MolFromMolBlock(Chem.MolToMolBlock(Chem.AddHs(Chem.MolFromSmiles("CBr"))), removeHs=False)
     (same,) = with_placed_hydrogens(shipped, [odd])
@@ -119,7 +138,10 @@ def test_what_cannot_be_read_stays(shipped):
 def test_it_is_for_models_of_the_same_collection(shipped):
     data = generation.load("qm9", "cpu").model.data
     assert shipped is not None
-    assert placer_of(replace(data, name="own")) is None and placer_of(replace(data, hydrogens="explicit")) is None
+    assert placer_of(replace(data, name="qm9-generator")) is not None, "a part of it"
+    assert placer_of(replace(data, source="mine.sdf")) is None, "trained on from its weights"
+    assert placer_of(replace(data, hydrogens="explicit")) is None
+    assert placer_of(replace(data, vocabulary=(*data.vocabulary, "S"))) is None
     assert placer_of(generation.load("leads", "cpu").model.data) is None
 
 

@@ -171,6 +171,17 @@ class TestResuming:
         assert interrupted.read_bytes() == straight
         assert files(interrupted.parent) == ["out.sdf", "out.sdf.summary.json"]
 
+    def test_what_a_killed_run_was_writing_is_removed(self, interrupted, straight):
+        """Its temporary files, and no others."""
+        left = [
+            interrupted.with_name(name)
+            for name in (f"..{interrupted.name}.partial.json.4242.tmp", f".{interrupted.name}.7.tmp")
+        ]
+        for each in (*left, own := interrupted.with_name(f".{interrupted.name}.backup.tmp")):
+            each.write_text("half")
+        written(interrupted, OUTCOMES[7:], resume=True)
+        assert own.exists() and not any(each.exists() for each in left)
+
     def test_rejects_continue_too(self, path):
         rejects = path.with_name("no.sdf")
         written(path, rejects=rejects)

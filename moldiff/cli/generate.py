@@ -191,6 +191,8 @@ def generate(
             typer.echo(f"warning: {text}", err=True)
         provenance = provenance_of(generator, request.evaluations)
         identity = {"model": generator.hash, "seed": seed, "steps": sampler.steps, "n_atoms": n_atoms, "unique": unique}
+        if generator.placer:
+            identity |= {"hydrogens": generator.placer.sha256}
         if formula is not None:
             identity |= {"formula": formula}
         if targets:

@@ -168,7 +168,7 @@ def _defaults(
     strain: int, xtb: int, timeout: float, jobs: int,
 ) -> tuple[list[str], bool, int]:  # fmt: skip
     """(notes, whether to compute FCD, molecules for PoseBusters); what is missing is a note, or an error if asked for."""
-    if timeout <= 0 or jobs < 1 or min(strain, xtb, posebusters or 0) < 0:
+    if not timeout > 0 or jobs < 1 or min(strain, xtb, posebusters or 0) < 0:
         raise ReportError("--timeout and --jobs must be positive, --strain, --posebusters and --xtb not negative")
     notes = []
     bonds = set(protocols) & {"model-bonds", "moses"}

@@ -297,7 +297,7 @@ class Generator:
             "vocabulary": list(data.vocabulary),
             "hydrogens": data.hydrogens,
             **(
-                {"hydrogens placed by": f"{self.placer.config.preset} ({self.placer.sha256[:16]})"}
+                {"hydrogens by": f"{self.placer.config.preset} ({self.placer.sha256[:16]})"}
                 if self.placer
                 else {}
             ),

@@ -296,11 +296,7 @@ class Generator:
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "vocabulary": list(data.vocabulary),
             "hydrogens": data.hydrogens,
-            **(
-                {"hydrogens by": f"{self.placer.config.preset} ({self.placer.sha256[:16]})"}
-                if self.placer
-                else {}
-            ),
+            **({"hydrogens by": f"{self.placer.config.preset} ({self.placer.sha256[:16]})"} if self.placer else {}),
             "evaluations": {name: getattr(config.quality, name) for name in QUALITIES},
             "told": [what for what in ("composition", "properties") if getattr(config.quality, f"told_{what}")],
             "heavy atoms": f"{sizes[:, 0].min()}-{sizes[:, 0].max()}",

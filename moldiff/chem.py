@@ -165,7 +165,8 @@ def _single(number: int, mol: Chem.Mol, index: dict[tuple[str, int], int]) -> Mo
             raise ConversionError(f"molecule {number}, bond {i}-{j}: {b.GetBondType()}; only orders 1 to 3 are known")
         bond[0, i, j] = bond[0, j, i] = _CLASSES[b.GetBondType()]
     pos = torch.from_numpy(mol.GetConformer().GetPositions()).float()
-    return Molecules(torch.ones(1, n, dtype=torch.bool), pos[None], torch.tensor([tokens]), torch.from_numpy(bond))
+    atom = torch.tensor([tokens], dtype=torch.long)
+    return Molecules(torch.ones(1, n, dtype=torch.bool), pos[None], atom, torch.from_numpy(bond))
 
 
 def _token(where: str, atom: Chem.Atom, index: dict[tuple[str, int], int]) -> int:

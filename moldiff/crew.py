@@ -137,10 +137,8 @@ class Judge:
     def close(self) -> None:
         with self.lock:
             self.closed = True
-            process, self.process = (
-                self.process,
-                None,
-            )  # a thread that waits for its answer sees it end, and ends it too
+            # a thread that waits for its answer sees it end, and ends it too
+            process, self.process = self.process, None
         if process is not None:
             _end(process)
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -10,7 +9,7 @@ from moldiff import __version__, chem
 from moldiff.attempts import Request
 from moldiff.generation import Generator, Record, load
 from moldiff.model import choose_device
-from moldiff.model_file import ModelFileError, TrainedNetwork
+from moldiff.model_file import ModelFileError
 from moldiff.predictions import HELPERS
 from moldiff.samplers import Sampler
 from moldiff.weights import ALIASES, shipped_helpers, shipped_models
@@ -36,26 +35,17 @@ def diagnose(device: str = "auto") -> Iterator[tuple[str, bool, str]]:
     yield "device", True, device
     shipped = {name: path for name, path in shipped_models().items() if name not in ALIASES}
     yield "weights", bool(shipped), ", ".join(shipped) or "none in this installation; install the package again"
-    for folder, kind in HELPERS.items():
-        for path in shipped_helpers(folder):
-            yield f"weights {path.stem}", *_opened(kind, path)
-    for name, path in shipped.items():
+    helpers = [(path.stem, path, kind.load) for folder, kind in HELPERS.items() for path in shipped_helpers(folder)]
+    generators = [(name, path, lambda path: load(path, device)) for name, path in shipped.items()]
+    for name, path, open_weights in [*helpers, *generators]:
         try:
-            generator = load(path, device)
+            found = open_weights(path)
         except ModelFileError as error:
             yield f"weights {name}", False, str(error)
             continue
         yield f"weights {name}", True, f"hash matches, {path.stat().st_size / 2**20:.1f} MiB"
-        if "golden" in generator.model.info:
-            yield f"golden sample {name}", *_remake(generator)
-
-
-def _opened(kind: type[TrainedNetwork], path: Path) -> tuple[bool, str]:
-    try:
-        kind.load(path)
-    except ModelFileError as error:
-        return False, str(error)
-    return True, f"hash matches, {path.stat().st_size / 2**20:.1f} MiB"
+        if isinstance(found, Generator) and "golden" in found.model.info:
+            yield f"golden sample {name}", *_remake(found)
 
 
 def _remake(generator: Generator) -> tuple[bool, str]:

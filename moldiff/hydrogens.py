@@ -38,9 +38,8 @@ class Hydrogens(Model):
         return NoiseLevel(sigma[:, None] * self.are_hydrogens(molecules), known.atom, known.bond)
 
     def are_hydrogens(self, molecules: Molecules) -> Bool[Tensor, "b n"]:
-        symbols = [self.data.elements[of] for of in self.data.element_of]
-        token = torch.tensor([symbol == "H" for symbol in symbols], device=molecules.device)
-        return token[molecules.atom.long()] & molecules.mask
+        element = torch.tensor(self.data.element_of, device=molecules.device)[molecules.atom.long()]
+        return (element == self.data.elements.index("H")) & molecules.mask
 
     def place(self, molecules: Molecules) -> Molecules:
         """Hydrogens that are roughly right, moved to where they are; Å. The other atoms do not move.

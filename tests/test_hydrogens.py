@@ -1,4 +1,4 @@
-"""The placer of hydrogens: it moves them alone, however a molecule lies whatever else is placed, and to where DFT has them."""
+"""The placer of hydrogens: it moves them alone, to where DFT has them, however a molecule lies and whatever else is placed."""
 
 from collections import Counter
 from dataclasses import replace

@@ -91,7 +91,7 @@ class Workers:
         self.lifeline.close()
         # A worker may end in the middle of sending a result: the thread that reads it sees the end only when nobody is left
         # who could go on writing, and this process could.
-        with suppress(AttributeError):
+        with suppress(AttributeError, OSError):  # nothing here may take the place of what ended the work
             self.pool._result_queue._writer.close()
         self.pool.shutdown(cancel_futures=True)
         self.listener.close()

@@ -444,7 +444,7 @@ def test_what_ends_early_is_continued_as_if_nothing_had_happened(trained, folder
     else:
         process.send_signal(number)
     stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stdout) == (code, "")
+    assert (process.returncode, stdout) == (code, ""), stderr
     wait_until(lambda: not members(process.pid))
     kept = json.loads(state.read_text())["kept"]
     if number != signal.SIGKILL:

@@ -38,17 +38,29 @@ class Interrupted(KeyboardInterrupt):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM raise :class:`Interrupted`, once: a second one must not break the saving that follows."""
+    """SIGINT and SIGTERM raise :class:`Interrupted`, once: a second one must not break the saving that follows.
+
+    It is raised wherever the program happens to be, in a library's code too, which may answer with another exception: that
+    leaves the block as the interruption that caused it. Foreseen errors, such as a full disk, leave it as they are.
+    """
     numbers = (signal.SIGINT, signal.SIGTERM)
+    raised: list[Interrupted] = []
 
     def stop(number: int, _: Any) -> None:
         for each in numbers:
             signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(number)
+        raised.append(Interrupted(number))
+        raise raised[0]
 
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
+    except MoldiffError:
+        raise
+    except Exception as error:
+        if raised:
+            raise raised[0] from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -65,13 +65,13 @@ class Tally:
         from rich.progress import SpinnerColumn, TimeElapsedColumn
 
         text = "{task.fields[molecules]} molecules, {task.fields[sampled]:.0f} attempts"
-        with interruptible(), bar(SpinnerColumn(), text, TimeElapsedColumn()) as shown:
-            task = shown.add_task("", total=None, molecules=0, sampled=0.0)
-            self.show = lambda: shown.update(task, molecules=self.molecules, sampled=self.sampled)
-            try:
+        try:
+            with interruptible(), bar(SpinnerColumn(), text, TimeElapsedColumn()) as shown:
+                task = shown.add_task("", total=None, molecules=0, sampled=0.0)
+                self.show = lambda: shown.update(task, molecules=self.molecules, sampled=self.sampled)
                 yield
-            except Interrupted as stop:
-                self.stopped = stop.code
+        except Interrupted as stop:
+            self.stopped = stop.code
 
     def finish(self, path: Path) -> None:
         """Write PATH.summary.json, tell the same in short on standard error, and exit with 3 or more if anything is missing."""

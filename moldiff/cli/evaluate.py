@@ -50,14 +50,14 @@ def evaluate(
 
         poses = sys.maxsize if posebusters == "all" else posebusters and _count(posebusters, "--posebusters")
         _check_folders(json_path, csv_path, report)
-        with interruptible(), _stages() as progress:
-            try:
+        try:
+            with interruptible(), _stages() as progress:
                 evaluation = evaluate_file(
                     file, reference, protocol=protocol, column=column, fcd=fcd, strain=strain, posebusters=poses, xtb=xtb,
                     energy_ratio=energy_ratio, jobs=jobs, timeout=timeout, seed=seed, progress=progress,
                 )  # fmt: skip
-            except Interrupted as stop:
-                fail("interrupted; nothing was written", stop.code)
+        except Interrupted as stop:
+            fail("interrupted; nothing was written", stop.code)
         if json_path:
             json_path.write_text(json.dumps(evaluation.to_dict(), indent=1))
         if csv_path:

@@ -235,8 +235,8 @@ def _run(
 ) -> dict[str, Any]:
     """Generate into the sink and finish it; returns the summary."""
     first, started, cpu = sink.tally.next_index, time.monotonic(), _cpu_seconds()
-    with interruptible():
-        try:
+    try:
+        with interruptible():
             _fill(generator, request, sink, **how)
             tally, funnel = sink.tally, sink.tally.funnel(request)
             if sink.diverse is not None:
@@ -247,9 +247,9 @@ def _run(
                 "seconds": round(time.monotonic() - started, 2), "cpu_seconds": round(_cpu_seconds() - cpu, 2),
             }  # fmt: skip
             sink.finish(summary)
-        except Interrupted as stop:
-            sink.close()
-            fail(f"interrupted with {sink.tally.kept} of {request.n} molecules; {sink.remedy}", stop.code)
+    except Interrupted as stop:
+        sink.close()
+        fail(f"interrupted with {sink.tally.kept} of {request.n} molecules; {sink.remedy}", stop.code)
     return summary
 
 

@@ -1,0 +1,56 @@
+"""An interruption leaves the block as such, whatever it breaks on its way; errors that have nothing to do with it do not."""
+
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from moldiff.errors import RequestError
+from moldiff.terminal import Interrupted, interruptible
+
+
+def interrupted(then: Callable[[], None], number: int = signal.SIGINT) -> None:
+    """A block that a signal ends, with something to do on its way out."""
+    with interruptible():
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            then()
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_an_interruption_broke_is_an_interruption(number):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(Interrupted) as caught:
+        interrupted(partial(fail, RuntimeError("cannot release un-acquired lock")), number)
+    assert caught.value.code == 128 + number
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_second_one_does_not_break_the_saving():
+    saved = []
+
+    def save() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        saved.append(True)
+
+    with pytest.raises(Interrupted) as caught:
+        interrupted(save)
+    assert saved and caught.value.code == 130
+
+
+def test_a_disk_that_is_full_when_saving_is_told():
+    with pytest.raises(RequestError, match="No space"):
+        interrupted(partial(fail, RequestError("No space left on device")))
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(KeyError), interruptible():
+        {}["nothing"]

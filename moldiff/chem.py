@@ -24,6 +24,8 @@ RDKIT_VERSION = rdBase.rdkitVersion
 # The shortest bond there is, in H2, is 0.74 Å; nothing met at room temperature brings two nuclei closer than this.
 MIN_DISTANCE = 0.5  # Å
 MAX_RELAXATION_STEPS = 500
+TURNS = (1.75, 3.84)  # radians: about thirds of a turn, and off them, since a symmetric start may be a saddle point
+SAME_ENERGY = 0.01  # kcal/mol, by which conformers that mirror each other may differ
 
 _ORDERS = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 _CLASSES = {bond_type: order for order, bond_type in _ORDERS.items()}
@@ -217,7 +219,11 @@ def with_hydrogens(mol: Chem.Mol) -> Chem.Mol:
 
 
 def _relax_from(mol: Chem.Mol, first: int) -> None:
-    """Relax the atoms from ``first`` on by MMFF94s, the others fixed; nothing where it has no parameters."""
+    """Relax the atoms from ``first`` on by MMFF94s, the others fixed; nothing where it has no parameters.
+
+    OH, NH2, =NH and the like are tried at about thirds of a turn from there, one after the other, and stay where the energy is
+    lowest.
+    """
     copy = Chem.Mol(mol)  # whose Kekulé bonds the force field makes aromatic
     Chem.GetSymmSSSR(copy)
     properties = rdForceFieldHelpers.MMFFGetMoleculeProperties(copy, mmffVariant="MMFF94s")
@@ -226,11 +232,43 @@ def _relax_from(mol: Chem.Mol, first: int) -> None:
         return
     for k in range(first):
         field.AddFixedPoint(k)
-    try:
+    conformer = copy.GetConformer()
+
+    def relaxed(pos: np.ndarray) -> tuple[float, np.ndarray]:
+        conformer.SetPositions(pos)  # which the force field holds
         field.Minimize(maxIts=MAX_RELAXATION_STEPS)
+        return field.CalcEnergy(), conformer.GetPositions()
+
+    try:
+        energy, pos = relaxed(mol.GetConformer().GetPositions())
+        for axis, hydrogens in _turnable(copy):
+            for turned in (_turned(pos, axis, hydrogens, angle) for angle in TURNS):
+                other_energy, other = relaxed(turned)
+                if other_energy < energy - SAME_ENERGY:
+                    energy, pos = other_energy, other
     except RuntimeError:  # no downhill direction among atoms that lie on each other
         return
-    mol.GetConformer().SetPositions(copy.GetConformer().GetPositions())
+    mol.GetConformer().SetPositions(pos)
+
+
+def _turnable(mol: Chem.Mol) -> Iterator[tuple[tuple[int, int], list[int]]]:
+    """Axes (fixed atom, turning atom) and hydrogens of terminal groups with a lone pair; turns of others are alike or none."""
+    for atom in mol.GetAtoms():
+        hydrogens = [n.GetIdx() for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
+        heavy = [bond for bond in atom.GetBonds() if bond.GetOtherAtom(atom).GetAtomicNum() > 1]
+        if hydrogens and len(heavy) == 1 and len(hydrogens) + _CLASSES[heavy[0].GetBondType()] < 4:
+            yield (heavy[0].GetOtherAtomIdx(atom.GetIdx()), atom.GetIdx()), hydrogens
+
+
+def _turned(pos: np.ndarray, axis: tuple[int, int], atoms: list[int], angle: float) -> np.ndarray:
+    """A copy with these atoms turned about an axis (Rodrigues' formula)."""
+    start, end = pos[list(axis)]
+    along = (end - start) / np.linalg.norm(end - start)
+    arm = pos[atoms] - end
+    parallel = np.outer(arm @ along, along)
+    turned = pos.copy()
+    turned[atoms] = end + parallel + math.cos(angle) * (arm - parallel) + math.sin(angle) * np.cross(along, arm)
+    return turned
 
 
 def check(mol: Chem.Mol) -> Verdict:

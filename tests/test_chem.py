@@ -300,6 +300,35 @@ class TestHydrogensOfModelsWithoutThem:
             0, abs=3
         )  # kcal/mol: hydrogens lie in a minimum, if not the lowest
 
+    @pytest.mark.parametrize(
+        ("text", "axis"),
+        [("OC=O", (1, 0)), ("OCC=O", (1, 0)), ("CCO", (1, 2)), ("C1CC1N", (2, 3)), ("OCCF", (1, 0)), ("CC(C)=N", (1, 3)),
+         ("CCC=N", (2, 3)), ("Oc1ccccc1F", (1, 0)), ("NC=O", (1, 0)), ("CS", (0, 1))],
+    )  # fmt: skip
+    def test_what_can_turn_is_where_its_energy_is_lowest(self, text, axis):
+        whole = chem.with_hydrogens(self.bare(text))
+        heavy, tried = whole.GetNumHeavyAtoms(), Chem.Mol(whole)
+        Chem.SanitizeMol(tried)
+        turning = [n.GetIdx() for n in tried.GetAtomWithIdx(axis[1]).GetNeighbors() if n.GetIdx() >= heavy]
+        start, energies = whole.GetConformer().GetPositions(), []
+        for angle in np.radians(np.arange(0, 360, 15)):
+            pos = start.copy()
+            along = (pos[axis[1]] - pos[axis[0]]) / np.linalg.norm(pos[axis[1]] - pos[axis[0]])
+            turn = np.cos(angle) * np.eye(3) + (1 - np.cos(angle)) * np.outer(along, along)
+            turn += np.sin(angle) * np.cross(np.eye(3), -along)
+            pos[turning] = pos[axis[1]] + (pos[turning] - pos[axis[1]]) @ turn.T
+            energies.append(self.relaxed_energy(tried, pos, heavy))
+        assert energies[0] < min(energies) + 0.05, "kcal/mol"
+
+    def relaxed_energy(self, mol, pos, heavy) -> float:
+        mol.GetConformer().SetPositions(pos)
+        properties = AllChem.MMFFGetMoleculeProperties(mol, mmffVariant="MMFF94s")
+        field = AllChem.MMFFGetMoleculeForceField(mol, properties)
+        for k in range(heavy):
+            field.AddFixedPoint(k)
+        field.Minimize(maxIts=1000)
+        return field.CalcEnergy()
+
     def test_of_a_planar_amine_they_are_both_placed(self):
         """From QM9. Without hybridisation RDKit leaves the second one at the origin."""
         symbols, orders = (

@@ -55,9 +55,9 @@ def interruptible() -> Iterator[None]:
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
-    except MoldiffError:
+    except (Interrupted, MoldiffError):
         raise
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         if raised:
             raise raised[0] from error
         raise

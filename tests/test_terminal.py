@@ -20,17 +20,18 @@ def interrupted(then: Callable[[], None], number: int = signal.SIGINT) -> None:
             then()
 
 
-def fail(error: Exception) -> None:
+def fail(error: BaseException) -> None:
     raise error
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_an_interruption_broke_is_an_interruption(number):
+@pytest.mark.parametrize("error", [RuntimeError("cannot release un-acquired lock"), KeyboardInterrupt()], ids=type)
+def test_what_an_interruption_broke_is_an_interruption(number, error):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(Interrupted) as caught:
-        interrupted(partial(fail, RuntimeError("cannot release un-acquired lock")), number)
+        interrupted(partial(fail, error), number)
     assert caught.value.code == 128 + number
-    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert caught.value.__cause__ is error
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 

@@ -2,12 +2,15 @@
 
 python scripts/data_ceiling.py qm9 --split test --strain 1000 --reference qm9 --jobs 2
 python scripts/data_ceiling.py qm9 --hydrogens network --reference qm9
+python scripts/data_ceiling.py qm9 --split train -n 10000 --strain 0 --reference qm9
 """
 
 import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 import moldiff
 from moldiff.chem import to_rdkit, with_hydrogens, without_hydrogens
@@ -20,6 +23,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="a prepared set")
     parser.add_argument("--split", choices=SPLITS, default="test")
+    parser.add_argument("-n", type=int, help="as many of its molecules, drawn at random [default: all]")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw [default: 0]")
     parser.add_argument(
         "--hydrogens", choices=("own", "force-field", "network"), default="own",
         help="where they are, or placed as for molecules of a model without them [default: own]",
@@ -31,7 +36,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write every metric here")
     arguments = parser.parse_args()
     meta = read_meta(arguments.data)
-    buckets = read_split(arguments.data, arguments.split).buckets().values()
+    split = read_split(arguments.data, arguments.split)
+    if arguments.n is not None:
+        if not 0 < arguments.n <= len(split):
+            parser.error(f"-n {arguments.n}: the {arguments.split} split has {len(split)} molecules")
+        drawn = np.random.default_rng(arguments.seed).permutation(len(split))[: arguments.n]
+        split = split.select(np.isin(np.arange(len(split)), drawn))
+    buckets = split.buckets().values()
     mols = [mol for molecules, _ in buckets for mol in to_rdkit(molecules, meta["vocabulary"], meta["hydrogens"])]
     if arguments.hydrogens != "own":
         mols = [with_hydrogens(without_hydrogens(mol)) for mol in mols]

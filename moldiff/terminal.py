@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -37,11 +37,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[Callable[[], None]]:
     """SIGINT and SIGTERM raise :class:`Interrupted`, once: a second one must not break the saving that follows.
 
-    It is raised wherever the program happens to be, in a library's code too, which may answer with another exception: that
-    leaves the block as the interruption that caused it. Foreseen errors, such as a full disk, leave it as they are.
+    It is raised wherever the program happens to be. A library may answer with an exception of its own (RDKit's SDWriter with a
+    SystemError), which leaves the block as the interruption that caused it; foreseen errors, such as a full disk, leave it
+    as they are. Or it is swallowed, as in a finaliser: what is yielded, when it is called, raises it again.
     """
     numbers = (signal.SIGINT, signal.SIGTERM)
     raised: list[Interrupted] = []
@@ -52,14 +53,17 @@ def interruptible() -> Iterator[None]:
         raised.append(Interrupted(number))
         raise raised[0]
 
+    def check() -> None:
+        if raised:
+            raise raised[0]
+
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
-        yield
+        yield check
     except (Interrupted, MoldiffError):
         raise
-    except (Exception, KeyboardInterrupt) as error:
-        if raised:
-            raise raised[0] from error
+    except (Exception, KeyboardInterrupt):
+        check()
         raise
     finally:
         for number, handler in before.items():

@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from moldiff.errors import MoldiffError
@@ -55,7 +56,7 @@ class Workers:
     def __init__(self, count: int, prepare: Callable[..., Callable[..., Any]], *arguments: Any):
         context = get_context("spawn")
         self.capacity = 2 * count  # one task in work and one waiting, for each
-        self.pending: deque[Future] = deque()
+        self.pending: deque[tuple[Future, SimpleQueue]] = deque()
         self.listener, self.lifeline = context.Pipe(duplex=False)
         self.pool = ProcessPoolExecutor(count, context, _start, (self.listener, prepare, arguments))
 
@@ -64,24 +65,29 @@ class Workers:
         return len(self.pending)
 
     def submit(self, *task: Any) -> None:
+        done: SimpleQueue[Future] = SimpleQueue()
         try:
             with _sigint_blocked():
-                self.pending.append(self.pool.submit(_work, *task))
+                future = self.pool.submit(_work, *task)
+                future.add_done_callback(done.put)
         except BrokenProcessPool as error:
             raise _dead() from error
+        self.pending.append((future, done))
 
     def result(self, idle: Callable[[], None]) -> Any:
         """The result of the oldest task, or its exception; calls ``idle`` now and then while it waits."""
-        future = self.pending.popleft()
+        future, done = self.pending.popleft()
+        # Not by waiting for the future: an interruption there may keep a lock that the pool then waits for at its end.
         while True:
             try:
-                return future.result(HEARTBEAT)
-            except BrokenProcessPool as error:
-                raise _dead() from error
-            except TimeoutError:
-                if future.done():  # the task's own time-out
-                    raise
+                done.get(timeout=HEARTBEAT)
+                break
+            except Empty:
                 idle()
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            raise _dead() from error
 
     def __enter__(self) -> "Workers":
         return self

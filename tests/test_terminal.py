@@ -2,10 +2,15 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from io import StringIO
+from types import FrameType
 
 import pytest
+from rdkit import Chem
 
 from moldiff.errors import RequestError
 from moldiff.terminal import Interrupted, interruptible
@@ -31,7 +36,7 @@ def test_what_an_interruption_broke_is_an_interruption(number, error):
     with pytest.raises(Interrupted) as caught:
         interrupted(partial(fail, error), number)
     assert caught.value.code == 128 + number
-    assert caught.value.__cause__ is error
+    assert caught.value.__context__ is error
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
@@ -50,6 +55,41 @@ def test_a_second_one_does_not_break_the_saving():
 def test_a_disk_that_is_full_when_saving_is_told():
     with pytest.raises(RequestError, match="No space"):
         interrupted(partial(fail, RequestError("No space left on device")))
+
+
+def test_what_a_library_swallowed_is_raised_again():
+    with interruptible() as check:
+        check()
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted) as caught:
+            check()
+    assert caught.value.code == 143
+
+
+def test_one_within_a_library_that_answers_with_its_own_error():
+    """RDKit asks Python whether this is a stream; where that is interrupted, it ends in a SystemError."""
+    seen, before = [], sys.gettrace()
+
+    def at_the_question(frame: FrameType, *_: object) -> None:
+        if frame.f_code.co_name == "__instancecheck__":
+            sys.settrace(before)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def write() -> None:
+        with interruptible():
+            try:
+                sys.settrace(at_the_question)
+                Chem.SDWriter(StringIO())
+            except BaseException as error:
+                seen.append(type(error))
+                raise
+            finally:
+                sys.settrace(before)
+
+    with pytest.raises(Interrupted) as caught:
+        write()
+    assert (seen, caught.value.code) == ([SystemError], 130)
 
 
 def test_other_errors_stay_what_they_are():

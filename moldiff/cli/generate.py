@@ -1,7 +1,7 @@
 """``moldiff generate``: molecules into a file, with a funnel."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -236,8 +236,8 @@ def _run(
     """Generate into the sink and finish it; returns the summary."""
     first, started, cpu = sink.tally.next_index, time.monotonic(), _cpu_seconds()
     try:
-        with interruptible():
-            _fill(generator, request, sink, **how)
+        with interruptible() as check:
+            _fill(generator, request, sink, check, **how)
             tally, funnel = sink.tally, sink.tally.funnel(request)
             if sink.diverse is not None:
                 funnel["diverse"] = min(sink.diverse, tally.kept)
@@ -253,13 +253,19 @@ def _run(
     return summary
 
 
-def _fill(generator: "Generator", request: "Request", sink: "Output | StandardOutput", **how: Any) -> None:
-    """Write outcomes until there are enough, saving and showing the progress; what is there is saved in any case."""
+def _fill(
+    generator: "Generator", request: "Request", sink: "Output | StandardOutput", check: Callable[[], None], **how: Any
+) -> None:  # fmt: skip
+    """Write outcomes until there are enough, saving and showing the progress; what is there is saved in any case.
+
+    ``check``: raises an interruption that got lost.
+    """
     work = 0.0  # molecules' worth of sampling behind those that are not out yet
 
     def tick(more: float) -> None:
         nonlocal work
         work += more
+        check()
         sink.save()
         show(sink.tally.kept, work * sink.tally.acceptance)
 
@@ -268,6 +274,7 @@ def _fill(generator: "Generator", request: "Request", sink: "Output | StandardOu
         with _progress(request.n, sink.tally.kept) as show, closing(outcomes):
             for outcome in outcomes:
                 work = 0.0
+                check()
                 sink.write(outcome)
                 show(sink.tally.kept, 0.0)
     finally:

@@ -5,7 +5,7 @@ Conversion never repairs: what the model said is what RDKit gets, and :func:`che
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -239,16 +239,15 @@ def _relax_from(mol: Chem.Mol, first: int) -> None:
         field.Minimize(maxIts=MAX_RELAXATION_STEPS)
         return field.CalcEnergy(), conformer.GetPositions()
 
-    try:
+    with suppress(RuntimeError):  # no downhill direction among atoms that lie on each other
         energy, pos = relaxed(mol.GetConformer().GetPositions())
+        mol.GetConformer().SetPositions(pos)
         for axis, hydrogens in _turnable(copy):
-            for turned in (_turned(pos, axis, hydrogens, angle) for angle in TURNS):
+            for turned in [_turned(pos, axis, hydrogens, angle) for angle in TURNS]:
                 other_energy, other = relaxed(turned)
                 if other_energy < energy - SAME_ENERGY:
                     energy, pos = other_energy, other
-    except RuntimeError:  # no downhill direction among atoms that lie on each other
-        return
-    mol.GetConformer().SetPositions(pos)
+                    mol.GetConformer().SetPositions(pos)
 
 
 def _turnable(mol: Chem.Mol) -> Iterator[tuple[tuple[int, int], list[int]]]:

@@ -10,7 +10,7 @@ from rdkit.Chem import Mol
 
 EV = 27.211386245988  # a Hartree
 F_EXPONENT = {"C": 0.8, "N": 1.0, "O": 1.4, "F": 1.85}
-GRID = {"H": (20, 86), "heavy": (30, 110)}
+GRID = {"H": (20, 86), "heavy": (30, 110)}  # radial and angular points about an atom
 DFT_UNITS = {"homo": "eV", "lumo": "eV", "gap": "eV", "mu": "D"}
 
 

@@ -10,8 +10,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 import moldiff
 from moldiff.chem import to_rdkit, with_hydrogens, without_hydrogens
 from moldiff.datasets.prepared import SPLITS, read_meta, read_split
@@ -40,8 +38,7 @@ def main() -> None:
     if arguments.n is not None:
         if not 0 < arguments.n <= len(split):
             parser.error(f"-n {arguments.n}: the {arguments.split} split has {len(split)} molecules")
-        drawn = np.random.default_rng(arguments.seed).permutation(len(split))[: arguments.n]
-        split = split.select(np.isin(np.arange(len(split)), drawn))
+        split = split.draw(arguments.n, arguments.seed)
     buckets = split.buckets().values()
     mols = [mol for molecules, _ in buckets for mol in to_rdkit(molecules, meta["vocabulary"], meta["hydrogens"])]
     if arguments.hydrogens != "own":

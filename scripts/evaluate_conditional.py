@@ -131,9 +131,7 @@ class Study:
         if info.sha256 != known.sha256:
             raise RequestError(f"{data}: not the set that {generator.name} was trained on")
         train, test = (translate(read_split(data, name), info, known) for name in ("train", "test"))
-        chosen = np.zeros(len(test), bool)
-        chosen[np.random.default_rng(seed).permutation(len(test))[:n]] = True
-        asked = test.select(chosen)
+        asked = test.draw(n, seed)
         self.atoms, self.values = asked.n_atoms, asked.properties.astype(float)
         of_train = pd.DataFrame(train.properties)
         by_size = of_train.groupby(train.n_atoms).mean().reindex(self.atoms)

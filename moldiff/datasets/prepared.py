@@ -111,6 +111,12 @@ class Split:
             self.bond_order[bonds], self.properties[chosen], self.source[chosen],
         )  # fmt: skip
 
+    def draw(self, n: int, seed: int) -> "Split":
+        """At most ``n`` of the molecules, drawn at random, in the order that they have here."""
+        chosen = np.zeros(len(self), bool)
+        chosen[np.random.default_rng(seed).permutation(len(self))[:n]] = True
+        return self.select(chosen)
+
     def with_vocabulary(self, old: Sequence[str], new: Sequence[str]) -> "Split":
         """The same molecules with tokens of ``new``, matched by name; every token that occurs must be in it."""
         place = np.array([new.index(name) if name in new else -1 for name in old])

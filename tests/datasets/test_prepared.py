@@ -145,6 +145,16 @@ def test_buckets_hold_every_molecule_once():
         assert ((molecules.bond > 0).sum((1, 2)).numpy() == 2 * split.n_bonds[rows]).all()
 
 
+def test_a_draw_keeps_the_order_and_never_repeats():
+    split = read_split(SAMPLE, "train")
+    drawn = split.draw(20, seed=1)
+    kept = np.isin(split.source, drawn.source)
+    assert len(drawn) == 20 == kept.sum() and np.array_equal(drawn.source, split.source[kept])
+    assert np.array_equal(drawn.source, split.draw(20, seed=1).source)
+    assert not np.array_equal(drawn.source, split.draw(20, seed=2).source)
+    assert np.array_equal(split.draw(10**6, seed=1).source, split.source)
+
+
 def test_written_is_read(tmp_path):
     split, smiles = water_and_acid(), ["O", "C#N"]
     meta = write_prepared(tmp_path, {name: [(split, smiles)] for name in SPLITS}, {"name": "two"})

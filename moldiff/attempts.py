@@ -23,6 +23,7 @@ from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.one_size import BATCH, Tick, filled_rows, one_thread, sample_filled
+from moldiff.overlay import Overlay
 from moldiff.samplers import KeyedRandomness, Sampler, UniPC
 from moldiff.schedules import NoiseLevel
 from moldiff.screening import Screen
@@ -46,6 +47,10 @@ class Request:
     guidance: float = GUIDANCE  # weight of classifier-free guidance, where there are targets
     known: Known | None = None
     guides: tuple[Guide, ...] = ()
+    overlay: Overlay = field(default_factory=Overlay)  # what every molecule is compared with, where it lies
+    centre: tuple[float, float, float] | None = (
+        None  # Å, of molecules of which no position is known; None: as they come
+    )
     screen: Screen = field(default_factory=Screen)  # which accepted ones are kept, with what scores
 
     def check(self, model: Model) -> list[str]:
@@ -82,6 +87,7 @@ class Request:
             self.guidance,
             self.known,
             self.guides,
+            *([self.centre] if self.centre else []),
         ]
         return hashlib.sha256(repr(decisive).encode()).hexdigest()[:8]
 
@@ -208,6 +214,9 @@ class SameSize:
             free = NoiseLevel.free(template, torch.ones(len(filled), device=device))
         else:
             template, free = r.known.template(len(filled), random.atoms, device)
+        if r.centre and not ((free.pos == 0) & template.mask).any():
+            template = template.centre()
+            template = template.replace(pos=template.pos + torch.tensor(r.centre, device=device))
         conditions = self.conditions(chosen).to(device)
         guides = (*r.guides, WithinValences(self.model.data.vocabulary))
         guidance = 1.0 if self.values is None else r.guidance  # what is only told is not aimed at
@@ -218,7 +227,7 @@ class SameSize:
 
     def conditions(self, rows: Integer[np.ndarray, " b"]) -> Conditions:
         properties = self.model.data.properties
-        quality, whole = self.model.config.quality, self.request.known is None
+        quality, whole = self.model.config.quality, self.request.known is None and not self.request.guides
         told = np.full((len(rows), len(properties)), np.nan)
         if quality.told_properties and whole and self.sizes.properties is not None:
             told = self.sizes.properties[rows]

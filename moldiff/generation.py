@@ -362,6 +362,7 @@ def _judge(
         seen.add(text)
     if known is not None and known.parent:
         scores = {"similarity": fragment_checks.similarity(accepted, known.parent), **scores}
+    scores = {**request.overlay.scores(accepted), **scores}
     return Record(identity, accepted, text, request.seed, index, scores, relaxed)
 
 

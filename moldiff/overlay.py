@@ -1,12 +1,13 @@
 """Reference molecules → guides that lay new molecules over them: over their volume, or over their features."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from rdkit import Chem, RDConfig
 from rdkit.Chem import ChemicalFeatures
 
@@ -14,11 +15,13 @@ from moldiff import chem
 from moldiff.errors import RequestError
 from moldiff.given_files import read_given
 from moldiff.guidance import Guide
-from moldiff.guides import Feature, FeatureGuide, ShapeGuide
+from moldiff.guides import Feature, FeatureGuide, Point, ShapeGuide, log_tanimoto
 from moldiff.known import Known
 from moldiff.model_file import DataInfo
 
 ELEMENTS = {"donor": "NO", "acceptor": "NO", "aromatic": "CNOS"}  # what an atom at a feature point may be
+CHARGES = {"donor": 1, "acceptor": -1, "aromatic": 0}  # that it may have, besides none
+NEAR = 1.5  # Å
 MARGIN = 1  # heavy atoms by which molecules may be smaller or larger than the shape that they are to fill
 
 
@@ -30,22 +33,32 @@ class Overlay:
     pharmacophore: tuple[Chem.Mol, ...] = ()
 
     def heavy_atoms(self, data: DataInfo) -> tuple[int, int] | None:
-        """Inclusive range of sizes that fit the shape; None without one.
+        """Inclusive range of sizes that fit the shape, or have an atom for each feature; None where nothing is asked for.
 
         Raises:
             RequestError: the model knows no molecules of such a size.
         """
-        if self.shape is None:
+        known = sorted({row[0] for row in data.size_histogram})
+        if self.shape is not None:
+            size = len(_heavy_positions(self.shape))
+            what, fits = f"--shape: {size} heavy atoms", [n for n in known if abs(n - size) <= MARGIN]
+        elif self.pharmacophore:
+            size = len(self._places)
+            what, fits = f"--pharmacophore: {size} atoms with a feature", [n for n in known if n >= size]
+        else:
             return None
-        size = len(_heavy_positions(self.shape))
-        known = [row[0] for row in data.size_histogram if abs(row[0] - size) <= MARGIN]
-        if not known:
-            sizes = [row[0] for row in data.size_histogram]
+        if not fits:
             raise RequestError(
-                f"--shape: {size} heavy atoms, and model {data.name} knows molecules of {min(sizes)} to {max(sizes)}; "
+                f"{what}, and model {data.name} knows molecules of {known[0]} to {known[-1]} heavy atoms; "
                 "take another model, or give --n-atoms"
             )
-        return min(known), max(known)
+        return min(fits), max(fits)
+
+    @property
+    def centre(self) -> Point | None:
+        """Mean (Å) of the heavy atoms and dummies of the shape, else of all of the pharmacophore; None without."""
+        mols = [self.shape] if self.shape is not None else self.pharmacophore
+        return _points([np.concatenate([*map(_heavy_positions, mols)]).mean(0)])[0] if mols else None
 
     def guides(self, data: DataInfo, known: Known | None = None) -> tuple[Guide, ...]:
         """The guides for a model of this data. With a part whose place is known, the file's coordinates are its own.
@@ -53,24 +66,63 @@ class Overlay:
         Raises:
             RequestError: there are no coordinates, or no features.
         """
-        first = self.shape or next(iter(self.pharmacophore), None)
-        if first is None:
-            return ()
-        heavy = _tokens(data, lambda symbol, charge: symbol != "H")
-        fixed = None if known is None or not known.pos.any() else known.molecule.pos[0][known.pos].mean(0).numpy()
-        frame = _heavy_positions(first)
-        centre = frame.mean(0) if fixed is None else fixed
+        fixed = known is not None and bool(known.pos.any())
+        centre = known.molecule.pos[0][known.pos].mean(0).numpy() if fixed else self.centre
         found: list[Guide] = []
         if self.shape is not None:
-            found.append(ShapeGuide(_points(_heavy_positions(self.shape) - centre), heavy))
-        places = [place for mol in self.pharmacophore for place in features(mol)]
-        if places:
-            points = _points(np.array([point for _, point in places]) - centre)
-            kinds = [_feature(kind, data) for kind, _ in places]
-            wanted = [Feature(p, tokens, bears) for p, (tokens, bears) in zip(points, kinds, strict=True)]
-            found.append(FeatureGuide(tuple(wanted), _points(frame - centre), heavy))
-        elif self.pharmacophore:
+            heavy = _tokens(data, lambda symbol, charge: symbol != "H")
+            found.append(ShapeGuide(_points(_heavy_positions(self.shape) - centre), heavy, data.coordinate_std))
+        if self.pharmacophore:
+            points = _points(np.array([*self._places]) - centre)
+            wanted = [
+                Feature(p, _suitable(kinds, data)) for p, kinds in zip(points, self._places.values(), strict=True)
+            ]
+            found.append(FeatureGuide(tuple(wanted), self._ring_bonds, data.coordinate_std))
+        return tuple(found)
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """The scores that records carry, and their pandas types."""
+        asked = {"shape_tanimoto": self.shape is not None, "features_matched": bool(self.pharmacophore)}
+        return {name: "float64" for name, is_asked in asked.items() if is_asked}
+
+    def scores(self, mol: Chem.Mol) -> dict[str, float]:
+        """How well a molecule lies over them, as it lies. ``shape_tanimoto``: of the volumes of heavy atoms;
+        ``features_matched``: share of the features with one of the same kind within ``NEAR``.
+        """
+        found: dict[str, float] = {}
+        if self.shape is not None:
+            own, theirs = (torch.from_numpy(_heavy_positions(m))[None] for m in (mol, self.shape))
+            found["shape_tanimoto"] = float(log_tanimoto(own, torch.ones_like(own[..., 0]), theirs)[0].exp())
+        if self.pharmacophore:
+            wanted, there = [f for m in self.pharmacophore for f in features(m)], features(mol)
+            near = [any(k == kind and np.linalg.norm(p - point) < NEAR for k, p in there) for kind, point in wanted]
+            found["features_matched"] = float(np.mean(near))
+        return {name: round(value, 4) for name, value in found.items()}
+
+    @property
+    def _places(self) -> dict[Point, set[str]]:
+        """What an atom at each point must be, all at once: a hydroxyl is a donor and an acceptor."""
+        places: dict[Point, set[str]] = {}
+        for mol in self.pharmacophore:
+            for kind, point in features(mol):
+                places.setdefault(_points([point])[0], set()).add(kind)
+        if self.pharmacophore and not places:
             raise RequestError("--pharmacophore: no donor, acceptor or aromatic ring in it")
+        return places
+
+    @property
+    def _ring_bonds(self) -> tuple[tuple[int, int, int], ...]:
+        """Places that are bonded in an aromatic ring of the pharmacophore, and the Kekulé order."""
+        number = {place: k for k, place in enumerate(self._places)}
+        found = []
+        for mol in self.pharmacophore:
+            at, kekulised = _points(_positions(mol, "--pharmacophore")), Chem.Mol(mol)
+            Chem.Kekulize(kekulised)
+            for bond in mol.GetBonds():
+                if bond.GetIsAromatic():
+                    order = int(kekulised.GetBondWithIdx(bond.GetIdx()).GetBondTypeAsDouble())
+                    found.append((number[at[bond.GetBeginAtomIdx()]], number[at[bond.GetEndAtomIdx()]], order))
         return tuple(found)
 
 
@@ -128,20 +180,21 @@ def _heavy_positions(mol: Chem.Mol) -> np.ndarray:
     return _positions(mol, "--shape")[heavy]
 
 
-def _points(array: np.ndarray) -> tuple[tuple[float, float, float], ...]:
+def _points(array: Iterable[np.ndarray]) -> tuple[Point, ...]:
     return tuple((float(x), float(y), float(z)) for x, y, z in array)
 
 
-def _tokens(data: DataInfo, condition) -> tuple[bool, ...]:
+def _tokens(data: DataInfo, condition: Callable[[str, int], bool]) -> tuple[bool, ...]:
     return tuple(condition(*chem.parse_token(name)) for name in data.vocabulary)
 
 
-def _feature(kind: str, data: DataInfo) -> tuple[tuple[bool, ...], tuple[bool, ...] | None]:
-    """What may be there, and what it must bear; hydrogens that a model leaves out are not asked for."""
-    sign = {"donor": 1, "acceptor": -1, "aromatic": 0}[kind]  # of the charge that it may have
-    tokens = _tokens(data, lambda symbol, charge: symbol in ELEMENTS[kind] and charge in (0, sign))
-    hydrogen = _tokens(data, lambda symbol, charge: symbol == "H")
-    return tokens, hydrogen if kind == "donor" and any(hydrogen) else None
+def _suitable(kinds: set[str], data: DataInfo) -> tuple[bool, ...]:
+    """Which tokens an atom may have that is all of these kinds."""
+    suits = [
+        _tokens(data, lambda symbol, charge, kind=kind: symbol in ELEMENTS[kind] and charge in (0, CHARGES[kind]))
+        for kind in kinds
+    ]
+    return tuple(map(all, zip(*suits, strict=True)))
 
 
 @cache

@@ -323,8 +323,8 @@ def sample(
     """Generate the free fields of ``template``; returns the molecules and the network evaluations per molecule.
 
     ``free``: 1 where a field is to be generated, 0 where it is known. What is known comes back exactly as it was given,
-    coordinates included; where no position is known, the molecule is centred on the origin. ``composition``: to be kept
-    as long as shape and graph are open.
+    coordinates included; where no position is known, the molecule has the centre of the template. ``composition``: to be
+    kept as long as shape and graph are open.
     The last evaluation gives positions and the most likely tokens together, so that geometry and graph agree.
     """
     from_template = sampler.strength < 1  # a molecule that is given is to be kept in part
@@ -348,8 +348,6 @@ def sample(
 
 
 def _in_frame(pos: Tensor, template: Molecules, centre: Molecules, free: NoiseLevel) -> Tensor:
-    """Positions in the frame of the known atoms, and those exactly as given."""
-    known = ((free.fixed_pos > 0) & template.mask).any(1)
+    """Positions in the frame of the template, and known ones exactly as given."""
     shift = (template.pos - centre.pos)[:, :1]  # the same for all atoms of a molecule
-    pos = torch.where(known[:, None, None], pos + shift, pos)
-    return torch.where(free.pos[..., None] > 0, pos, template.pos)
+    return torch.where(free.pos[..., None] > 0, pos + shift, template.pos)

@@ -85,7 +85,7 @@ def arcsin_grid(steps: int, sigma_max: float, sigma_min: float, rho: float = 2.0
 # found, from 0.25 to 0.03 the churn mends them: it doubles σ before each step, and what it mends pays for fewer steps before.
 STAGES = ((0.067, 2.0), (0.2, 0.25), (0.94, 0.03))
 # Where little is left to be mended, as in models that leave hydrogens to valence: molecules come nearer to the data.
-EARLY_STAGES = ((0.1, 2.0), (0.4, 0.25), (0.94, 0.03))
+EARLY_STAGES = ((0.125, 2.0), (0.5, 0.25), (0.94, 0.03))
 
 # For a handful of steps without churn: more than half of them where tokens and coordinates settle each other.
 FEW_STAGES = ((1 / 7, 0.75), (5 / 7, 0.15))

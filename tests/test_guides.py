@@ -1,7 +1,8 @@
-"""Pulls towards a volume and towards points: formulas against autograd and known overlaps, frames, limits."""
+"""Pulls towards a volume and towards points: formulas against autograd and known overlaps, assignments, limits."""
 
 import copy
 from dataclasses import replace
+from itertools import permutations
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from moldiff.schedules import NoiseLevel
 
 HEAVY = (False, True, True, True, True)  # of H C N O N+
 REFERENCE = ((-1.9, 0.2, 0.0), (-0.6, -0.3, 0.1), (0.7, 0.4, -0.1), (1.8, -0.3, 0.0))
-HYDROGEN, CARBON, OXYGEN = 0, 1, 3
+CARBON, OXYGEN = 1, 3
+SPREAD = 1.5  # Å
 
 
 @pytest.fixture
@@ -68,18 +70,27 @@ def test_its_gradient_is_that_of_automatic_differentiation():
 
 def test_steps_lead_into_the_volume():
     x0, noisy, level = heavy_atoms([[-1.0, 0.8, 0.0], [-0.6, -0.4, 0.5], [0.6, -0.3, -0.5], [1.0, 0.7, 0.0]])
-    before, guide = tanimoto(x0.pos), ShapeGuide(REFERENCE, HEAVY)
+    before, guide = tanimoto(x0.pos), ShapeGuide(REFERENCE, HEAVY, SPREAD, weight=0.2)
     for _ in range(20):
         x0 = guide(x0, noisy, level)
-    assert tanimoto(x0.pos) > before + 0.05
+    assert before < 0.9
+    assert tanimoto(x0.pos) > 0.95
 
 
-def feature_guide(**changes) -> FeatureGuide:
+def test_what_fills_the_volume_stays():
+    centred = (torch.tensor(REFERENCE) - torch.tensor(REFERENCE).mean(0)).tolist()
+    x0, noisy, level = heavy_atoms(centred)
+    there = ShapeGuide(tuple(map(tuple, centred)), HEAVY, SPREAD)(x0, noisy, level)
+    torch.testing.assert_close(there.pos, x0.pos, atol=0.01, rtol=0)
+
+
+def feature_guide(*points, **changes) -> FeatureGuide:
     oxygen = tuple(token == OXYGEN for token in range(5))
-    return replace(FeatureGuide((Feature((2.0, 0.0, 0.0), oxygen),), REFERENCE, HEAVY), **changes)
+    features = tuple(Feature(point, oxygen) for point in points or ((2.0, 0.0, 0.0),))
+    return replace(FeatureGuide(features, (), SPREAD), **changes)
 
 
-GUIDES = [ShapeGuide(REFERENCE, HEAVY), feature_guide()]
+GUIDES = [ShapeGuide(REFERENCE, HEAVY, SPREAD), feature_guide((2.0, 0.0, 0.0), (0.0, 2.0, 0.0))]
 
 
 @pytest.mark.parametrize("guide", GUIDES, ids=["shape", "features"])
@@ -114,17 +125,10 @@ class TestEveryGuide:
             torch.testing.assert_close(alone.pos, batch.pos[row, :n])
             torch.testing.assert_close(alone.atom_logits, batch.atom_logits[row, :n])
 
-    def test_free_molecules_may_lie_anyhow_and_known_atoms_fix_the_frame(self, guide, state):
+    def test_steps_are_shorter_where_more_is_known(self, guide, state):
         x0, noisy, level = state
-        shift = torch.tensor([0.0, 0.7, 0.0]) * noisy.mask[..., None]
-        turn, _ = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(0)))
-        turn = turn * torch.linalg.det(turn).sign()
-        there = x0.replace(pos=x0.pos @ turn.T + shift)
-        back = (guide(there, noisy, level).pos - shift) @ turn
-        torch.testing.assert_close(back, guide(x0, noisy, level).pos, atol=1e-4, rtol=0)
-        level.pos[:, 0] = 0
-        back = (guide(there, noisy, level).pos - shift) @ turn
-        assert (back - guide(x0, noisy, level).pos).norm(dim=-1).max() > 0.01
+        steps = [(guide(x0, noisy, level.scaled(s)).pos - x0.pos).norm() for s in (2.0, 0.5, 0.2)]
+        assert steps[0] > steps[1] > steps[2] > 0
 
 
 def test_the_nearest_suitable_atom_goes_to_a_point_and_others_do_not():
@@ -135,22 +139,43 @@ def test_the_nearest_suitable_atom_goes_to_a_point_and_others_do_not():
     assert step[0, 0, 1] < -0.05
 
 
-def test_what_is_near_a_point_is_told_what_to_be():
+def test_every_point_has_an_atom_of_its_own_at_the_least_cost():
+    generator = torch.Generator().manual_seed(1)
+    pos = torch.randn(5, 3, generator=generator).tolist()
+    points = tuple(map(tuple, torch.randn(3, 3, generator=generator).tolist()))
+    x0, noisy, level = heavy_atoms(pos, [OXYGEN] * 5)
+    gain = (feature_guide(*points)(x0, noisy, level).atom_logits - x0.atom_logits)[0, :, OXYGEN]
+    apart = torch.cdist(torch.tensor(pos), torch.tensor(points)).square()
+    best = min(permutations(range(5), 3), key=lambda atoms: float(apart[list(atoms), range(3)].sum()))
+    assert set(gain.nonzero()[:, 0].tolist()) == set(best)
+
+
+def test_more_points_than_atoms_and_padded_atoms_do_no_harm(random_molecules):
+    molecules = random_molecules((4, 2), seed=3).centre()
+    x0, level = estimate(molecules), NoiseLevel.free(molecules, torch.ones(2))
+    points = ((2.0, 0.0, 0.0), (0.0, 2.0, 0.0), (0.0, 0.0, 2.0))
+    gain = feature_guide(*points)(x0, molecules, level).atom_logits - x0.atom_logits
+    assert (gain != 0).any(-1).sum(1).tolist() == [3, 2]
+    assert not gain[~molecules.mask].any()
+
+
+def test_what_serves_a_point_is_told_what_to_be():
     x0, noisy, level = heavy_atoms([[2.0, 0.1, 0.0], [-3.0, 0.0, 0.0]])
-    level.pos[:, 1] = 0
     gain = feature_guide()(x0, noisy, level).atom_logits - x0.atom_logits
-    assert gain[0, 0, OXYGEN] > 1
-    assert gain[0, 1].abs().max() < 1e-3
+    assert gain[0, 0, OXYGEN] == feature_guide().bonus
+    assert not gain[0, 1].any()
     assert not gain[0, 0, [t for t in range(5) if t != OXYGEN]].any()
+    level.atom[:, 0] = 0  # known
+    assert torch.equal(feature_guide()(x0, noisy, level).atom_logits, x0.atom_logits)
 
 
-def test_a_donor_is_an_atom_with_a_hydrogen():
-    pos = [[2.0, 2.0, 0.0], [2.0, -2.0, 0.0], [2.0, -2.9, 0.0]]  # O, and O-H, as far from the point
-    x0, noisy, level = heavy_atoms(pos, [OXYGEN, OXYGEN, HYDROGEN])
-    noisy.bond[0, 1, 2] = noisy.bond[0, 2, 1] = 1
-    level.pos[:, 2] = 0
-    hydrogen = tuple(token == HYDROGEN for token in range(5))
-    feature = replace(feature_guide().features[0], bears=hydrogen)
-    step = feature_guide(features=(feature,))(estimate(noisy), noisy, level).pos - x0.pos
-    assert step[0, 1, 1] > 0.1
-    assert step[0, 0, 1].abs() < 0.1 * step[0, 1, 1]
+def test_atoms_of_a_ring_are_told_their_bonds():
+    points = ((0.0, 0.0, 0.0), (1.4, 0.0, 0.0), (9.0, 0.0, 0.0))
+    x0, noisy, level = heavy_atoms([[9.0, 0.0, 0.0], [1.5, 0.0, 0.0], [0.1, 0.0, 0.0]], [OXYGEN] * 3)
+    guide = feature_guide(*points, bonds=((0, 1, 2),))
+    gain = guide(x0, noisy, level).bond_logits - x0.bond_logits
+    expected = torch.zeros_like(gain)
+    expected[0, 1, 2, 2] = expected[0, 2, 1, 2] = guide.bond_bonus
+    torch.testing.assert_close(gain, expected)
+    level.bond[:, 1, 2] = level.bond[:, 2, 1] = 0  # known
+    assert torch.equal(guide(x0, noisy, level).bond_logits, x0.bond_logits)

@@ -57,8 +57,12 @@ def test_with_a_known_part_the_frame_is_that_of_the_part(methoxyethane, info):
 def test_molecules_are_about_as_large_as_the_shape(methoxyethane, info):
     assert Overlay(methoxyethane).heavy_atoms(info) == (3, 4)  # 3 to 5, and the model knows 3 and 4
     assert Overlay().heavy_atoms(info) is None
-    with pytest.raises(RequestError, match=r"--shape: 6 heavy atoms, and model small knows molecules of 3 to 4"):
-        Overlay(embedded("c1ccccc1")).heavy_atoms(info)
+    benzene = embedded("c1ccccc1")
+    with pytest.raises(RequestError, match=r"--shape: 6 heavy atoms, and model small knows molecules of 3 to 4 heavy"):
+        Overlay(benzene).heavy_atoms(info)
+    assert Overlay(None, (methoxyethane,)).heavy_atoms(info) == (3, 4)  # of any number, since it has one feature
+    with pytest.raises(RequestError, match=r"--pharmacophore: 6 atoms with a feature, and model small knows"):
+        Overlay(None, (benzene,)).heavy_atoms(info)
 
 
 def test_features_are_donors_acceptors_and_atoms_of_aromatic_rings():
@@ -77,14 +81,35 @@ def test_dummy_atoms_are_points_of_the_kind_in_the_title(info):
 
 
 def test_tokens_that_suit_a_feature(info):
+    for kind, suits in {"donor": ["N", "O", "N+"], "acceptor": ["N", "O"], "aromatic": ["C", "N", "O"]}.items():
+        (guide,) = overlay_of(None, dummies(kind)).guides(info)
+        assert isinstance(guide, FeatureGuide)
+        assert len(guide.features) == 2
+        tokens = guide.features[0].tokens
+        assert [t for t, suitable in zip(info.vocabulary, tokens, strict=True) if suitable] == suits
+
+
+def test_an_atom_may_have_several_features(info):
     (guide,) = overlay_of(None, [dummies("donor"), dummies("acceptor"), dummies("aromatic")]).guides(info)
-    assert isinstance(guide, FeatureGuide)
-    donor, acceptor, aromatic = guide.features[::2]
-    names = {kind: [t for t, suits in zip(info.vocabulary, f.tokens, strict=True) if suits]
-             for kind, f in {"donor": donor, "acceptor": acceptor, "aromatic": aromatic}.items()}  # fmt: skip
-    assert names == {"donor": ["N", "O", "N+"], "acceptor": ["N", "O"], "aromatic": ["C", "N", "O"]}
-    assert donor.bears == (True, False, False, False, False)
-    assert acceptor.bears is None
+    assert [f.tokens for f in guide.features] == [tuple(t in ("N", "O") for t in info.vocabulary)] * 2
+
+
+def test_rings_are_told_with_their_bonds(info):
+    phenol = embedded("Oc1ccccc1")
+    (guide,) = overlay_of(None, [phenol, dummies("donor")]).guides(info)
+    orders = [order for _, _, order in guide.bonds]
+    assert sorted(orders) == [1, 1, 1, 2, 2, 2]
+    at = np.array([f.point for f in guide.features])
+    lengths = [np.linalg.norm(at[i] - at[j]) for i, j, _ in guide.bonds]
+    np.testing.assert_allclose(lengths, 1.39, atol=0.03)
+
+
+def test_the_centre_is_that_of_the_shape_or_of_all_features(methoxyethane):
+    heavy = methoxyethane.GetConformer().GetPositions()[:4]
+    np.testing.assert_allclose(Overlay(methoxyethane, (dummies("donor"),)).centre, heavy.mean(0))
+    two = Overlay(None, (dummies("donor"), methoxyethane)).centre
+    np.testing.assert_allclose(two, np.concatenate([heavy, [[0, 0, 1], [0, 2, 0]]]).mean(0))
+    assert Overlay().centre is None
 
 
 def test_shape_and_pharmacophore_share_a_frame(methoxyethane, info):
@@ -129,6 +154,57 @@ def test_generation_follows_both_and_no_batch_changes_a_bit(trained):
     assert together == content(1, **wishes)
     assert {identity for identity, _ in together}.isdisjoint(identity for identity, _ in content(8))
     assert {pos for _, pos in together}.isdisjoint(pos for _, pos in content(8))
+
+
+def test_molecules_lie_on_the_reference_in_its_own_frame(trained):
+    aim = embedded("C=O")
+    conformer = aim.GetConformer()
+    conformer.SetPositions(conformer.GetPositions() + np.array([30.0, -20.0, 10.0]))
+    made = load(trained, "cpu").generate(4, steps=8, seed=2, rejects=True, max_attempts=4, shape=aim)
+    for outcome in made:
+        mean = outcome.mol.GetConformer().GetPositions().mean(0)
+        np.testing.assert_allclose(mean, conformer.GetPositions()[:2].mean(0), atol=1e-3)
+
+
+def test_scores_tell_how_a_molecule_lies(methoxyethane):
+    overlay = Overlay(methoxyethane, (methoxyethane,))
+    assert overlay.scores(methoxyethane) == {"shape_tanimoto": 1, "features_matched": 1}
+    away = Chem.Mol(methoxyethane)
+    away.GetConformer().SetPositions(methoxyethane.GetConformer().GetPositions() + np.array([30.0, 0.0, 0.0]))
+    assert overlay.scores(away) == {"shape_tanimoto": 0, "features_matched": 0}
+    assert overlay.columns == dict.fromkeys(overlay.scores(away), "float64")
+    assert Overlay().scores(away) == Overlay().columns == {}
+    assert overlay_of(None, [methoxyethane, dummies("donor")]).scores(methoxyethane) == {"features_matched": 0.3333}
+
+
+@pytest.fixture(scope="module")
+def made_over():
+    """A cresol, and molecules of the shipped weights: in its volume, at its features, and with neither asked for."""
+    aim = embedded("Oc1ccccc1C")
+    positions = aim.GetConformer().GetPositions()
+    aim.GetConformer().SetPositions(positions - positions[:8].mean(0))
+    wishes = [{"shape": aim}, {"pharmacophore": aim}, {}]
+    generator = load("qm9")
+    return aim, *(list(generator.generate(8, seed=1, heavy_atoms=8, **wish)) for wish in wishes)
+
+
+def mean_score(overlay: Overlay, records) -> float:
+    return float(np.mean([next(iter(overlay.scores(record.mol).values())) for record in records]))
+
+
+def test_molecules_fill_the_shape(made_over):
+    aim, filling, _, free = made_over
+    found = mean_score(Overlay(aim), filling)
+    assert found == pytest.approx(np.mean([record.scores["shape_tanimoto"] for record in filling]), abs=1e-4)
+    assert found > 0.8
+    assert found > mean_score(Overlay(aim), free) + 0.15
+
+
+def test_molecules_have_the_features_where_they_are(made_over):
+    aim, _, matching, free = made_over
+    overlay = Overlay(None, (aim,))
+    assert mean_score(overlay, matching) > 0.5
+    assert mean_score(overlay, matching) > mean_score(overlay, free) + 0.3
 
 
 def test_the_model_must_know_molecules_of_the_size_of_the_shape(trained, methoxyethane):

@@ -86,11 +86,13 @@ def generate(
         typer.Option(help="How far from it, between 0 and 1.", show_default="0.5", rich_help_panel=KEEP),
     ] = None,
     shape: Annotated[
-        Path | None, typer.Option(help="SDF of a molecule whose volume to fill.", rich_help_panel=AIM)
+        Path | None, typer.Option(help="SDF of a molecule whose volume to fill, in its place.", rich_help_panel=AIM)
     ] = None,
     pharmacophore: Annotated[
         Path | None,
-        typer.Option(help="SDF whose donors, acceptors and aromatic rings to match.", rich_help_panel=AIM),
+        typer.Option(
+            help="SDF whose donors, acceptors and aromatic rings to match, in their places.", rich_help_panel=AIM
+        ),
     ] = None,
     picture: Annotated[
         Path | None,
@@ -218,7 +220,7 @@ def generate(
         else:
             sink = Output(
                 Path(output), provenance, identity, rejects=rejects, force=force, resume=resume, diverse=diverse,
-                scores={**generator.target_columns(request), **planned.columns, **screen.columns},
+                scores={**generator.target_columns(request), **planned.columns, **overlay.columns, **screen.columns},
                 relaxed=Path(output).with_suffix(".relaxed.sdf") if screen.relax else None,
             )  # fmt: skip
         facts = {"request": identity, "device": generator.device, **provenance}

@@ -56,9 +56,7 @@ class FeatureGuide:
     """
 
     features: tuple[Feature, ...]
-    bonds: tuple[
-        tuple[int, int, int], ...
-    ]  # two features whose atoms are bonded, those of a ring, and the Kekulé order
+    bonds: tuple[tuple[int, int, int], ...]  # in rings: numbers of two features, and the Kekulé order
     spread: float  # Å, standard deviation of the data's coordinates
     weight: float = 10.0  # of a normal likelihood of width REACH about each point
     bonus: float = 6.0  # on the log-probability of suitable tokens

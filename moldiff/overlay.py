@@ -21,7 +21,7 @@ from moldiff.model_file import DataInfo
 
 ELEMENTS = {"donor": "NO", "acceptor": "NO", "aromatic": "CNOS"}  # what an atom at a feature point may be
 CHARGES = {"donor": 1, "acceptor": -1, "aromatic": 0}  # that it may have, besides none
-NEAR = 1.5  # Å
+NEAR = 1.5  # Å, within which a feature is matched
 MARGIN = 1  # heavy atoms by which molecules may be smaller or larger than the shape that they are to fill
 
 
@@ -57,8 +57,10 @@ class Overlay:
     @property
     def centre(self) -> Point | None:
         """Mean (Å) of the heavy atoms and dummies of the shape, else of all of the pharmacophore; None without."""
-        mols = [self.shape] if self.shape is not None else self.pharmacophore
-        return _points([np.concatenate([*map(_heavy_positions, mols)]).mean(0)])[0] if mols else None
+        shape = self.shape is not None
+        mols, option = ([self.shape], "--shape") if shape else (self.pharmacophore, "--pharmacophore")
+        positions = [_heavy_positions(mol, option) for mol in mols]
+        return _points([np.concatenate(positions).mean(0)])[0] if positions else None
 
     def guides(self, data: DataInfo, known: Known | None = None) -> tuple[Guide, ...]:
         """The guides for a model of this data. With a part whose place is known, the file's coordinates are its own.
@@ -120,9 +122,9 @@ class Overlay:
             at, kekulised = _points(_positions(mol, "--pharmacophore")), Chem.Mol(mol)
             Chem.Kekulize(kekulised)
             for bond in mol.GetBonds():
-                if bond.GetIsAromatic():
-                    order = int(kekulised.GetBondWithIdx(bond.GetIdx()).GetBondTypeAsDouble())
-                    found.append((number[at[bond.GetBeginAtomIdx()]], number[at[bond.GetEndAtomIdx()]], order))
+                one, other = (number.get(at[k]) for k in (bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
+                if bond.GetIsAromatic() and one is not None and other is not None:
+                    found.append((one, other, int(kekulised.GetBondWithIdx(bond.GetIdx()).GetBondTypeAsDouble())))
         return tuple(found)
 
 
@@ -174,10 +176,10 @@ def _positions(mol: Chem.Mol, option: str) -> np.ndarray:
     return mol.GetConformer().GetPositions()
 
 
-def _heavy_positions(mol: Chem.Mol) -> np.ndarray:
+def _heavy_positions(mol: Chem.Mol, option: str = "--shape") -> np.ndarray:
     """Dummy atoms count, so that any points can be a shape."""
     heavy = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
-    return _positions(mol, "--shape")[heavy]
+    return _positions(mol, option)[heavy]
 
 
 def _points(array: Iterable[np.ndarray]) -> tuple[Point, ...]:

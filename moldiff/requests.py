@@ -17,7 +17,7 @@ def with_molecules(draft: Request, data: DataInfo, wishes: Wishes, overlay: Over
         RequestError: the model cannot do this, or the wishes contradict each other.
     """
     sizes = draft.heavy_atoms
-    if sizes is None and wishes.like is None:
+    if sizes is None and wishes.like is None and draft.formula is None:
         sizes = overlay.heavy_atoms(data)
     planned = plan(wishes, data, draft.sampler, sizes)
     guides = (*draft.guides, *overlay.guides(data, planned.known))

@@ -138,6 +138,8 @@ def test_what_cannot_be_used_is_refused_with_the_reason(tmp_path, info):
         read_overlay(tmp_path / "bad.sdf", None)
     with pytest.raises(RequestError, match="--shape: no 3D coordinates"):
         Overlay(Chem.MolFromSmiles("CCOC")).guides(info)
+    with pytest.raises(RequestError, match="--pharmacophore: no 3D coordinates"):
+        overlay_of(None, Chem.MolFromSmiles("CCOC")).guides(info)
     with pytest.raises(RequestError, match="--pharmacophore: no donor, acceptor or aromatic ring"):
         overlay_of(None, embedded("CC")).guides(info)
 

@@ -92,7 +92,7 @@ FEW_STAGES = ((1 / 7, 0.75), (5 / 7, 0.15))
 
 
 def early_grid(steps: int, sigma_max: float, sigma_min: float) -> Float[Tensor, " steps"]:
-    """As :func:`staged_grid`, twice as many of the steps before the churn."""
+    """As :func:`staged_grid`, half of the steps before the churn."""
     return staged_grid(steps, sigma_max, sigma_min, EARLY_STAGES)
 
 

@@ -47,10 +47,7 @@ class Request:
     guidance: float = GUIDANCE  # weight of classifier-free guidance, where there are targets
     known: Known | None = None
     guides: tuple[Guide, ...] = ()
-    overlay: Overlay = field(default_factory=Overlay)  # what every molecule is compared with, where it lies
-    centre: tuple[float, float, float] | None = (
-        None  # Å, of molecules of which no position is known; None: as they come
-    )
+    overlay: Overlay = field(default_factory=Overlay)  # where molecules lie, and what they are compared with there
     screen: Screen = field(default_factory=Screen)  # which accepted ones are kept, with what scores
 
     def check(self, model: Model) -> list[str]:
@@ -87,7 +84,7 @@ class Request:
             self.guidance,
             self.known,
             self.guides,
-            *([self.centre] if self.centre else []),
+            *([centre] if (centre := self.overlay.centre) else []),
         ]
         return hashlib.sha256(repr(decisive).encode()).hexdigest()[:8]
 
@@ -214,9 +211,9 @@ class SameSize:
             free = NoiseLevel.free(template, torch.ones(len(filled), device=device))
         else:
             template, free = r.known.template(len(filled), random.atoms, device)
-        if r.centre and not ((free.pos == 0) & template.mask).any():
+        if (centre := r.overlay.centre) and not free.fixed_pos[template.mask].any():
             template = template.centre()
-            template = template.replace(pos=template.pos + torch.tensor(r.centre, device=device))
+            template = template.replace(pos=template.pos + torch.tensor(centre, device=device))
         conditions = self.conditions(chosen).to(device)
         guides = (*r.guides, WithinValences(self.model.data.vocabulary))
         guidance = 1.0 if self.values is None else r.guidance  # what is only told is not aimed at

@@ -21,5 +21,4 @@ def with_molecules(draft: Request, data: DataInfo, wishes: Wishes, overlay: Over
         sizes = overlay.heavy_atoms(data)
     planned = plan(wishes, data, draft.sampler, sizes)
     guides = (*draft.guides, *overlay.guides(data, planned.known))
-    request = replace(draft, guides=guides, overlay=overlay, centre=overlay.centre or draft.centre, **planned.fields)
-    return request, planned
+    return replace(draft, guides=guides, overlay=overlay, **planned.fields), planned

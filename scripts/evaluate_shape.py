@@ -72,8 +72,8 @@ def measure(generator: Generator, mols: list[Mol], factor: float, options: argpa
         made, reasons = generate(generator, mol, factor, options)
         rejected += reasons
         if made:
-            of_reference.append(np.mean([similarities(mol, other) for other in made], 0))
-    shape, laid_shape, matched, laid_matched, strain = np.mean(of_reference, 0)
+            of_reference.append(np.nanmean([similarities(mol, other) for other in made], 0))
+    shape, laid_shape, matched, laid_matched, strain = np.nanmean(of_reference, 0)
     return {
         "factor": factor, "accepted %": round(100 - 100 * rejected.total() / (options.n * len(mols)), 1),
         "rejected": ", ".join(f"{reason} {count}" for reason, count in rejected.most_common()),
@@ -96,13 +96,14 @@ def generate(generator: Generator, mol: Mol, factor: float, options: argparse.Na
 
 
 def similarities(reference: Mol, mol: Mol) -> tuple[float, float, float, float, float]:
-    """Shape Tanimoto and share of matched features, each as the molecule lies and laid on; and strain, kcal/mol."""
+    """Shape Tanimoto and share of matched features, each as the molecule lies and laid on; and strain, kcal/mol, if known."""
     by_shape, by_colour, overlay = Mol(mol), Mol(mol), Overlay(reference, (reference,))
     rdShapeAlign.AlignMol(reference, by_shape, useColors=False, opt_param=1.0)
     rdShapeAlign.AlignMol(reference, by_colour, useColors=True, opt_param=0.5)
     shape, matched = overlay.scores(mol).values()
     laid_shape, laid_matched = overlay.scores(by_shape)["shape_tanimoto"], overlay.scores(by_colour)["features_matched"]
-    return shape, laid_shape, matched, laid_matched, chem.strain(mol) or 0.0
+    strain = chem.strain(mol)
+    return shape, laid_shape, matched, laid_matched, np.nan if strain is None else strain
 
 
 if __name__ == "__main__":

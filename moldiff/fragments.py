@@ -60,11 +60,6 @@ class Plan(NamedTuple):
     drawing: tuple[Chem.Mol, tuple[int, ...]] | None = None  # the molecule given and its atoms to be marked
 
     @property
-    def columns(self) -> dict[str, str]:
-        """The scores that records get, and their pandas types."""
-        return {"similarity": "float64"} if self.known is not None and self.known.parent else {}
-
-    @property
     def fields(self) -> dict[str, Any]:
         """Of a request."""
         known = {} if self.known is None else {"known": self.known}

@@ -157,7 +157,7 @@ class Generator:
         one to derive others from, the further from it the higher ``strength``, between 0 and 1 (see :mod:`moldiff.fragments`);
         ``shape``: a molecule whose volume to fill, ``pharmacophore``: one, or several, whose donors, acceptors and aromatic
         rings to match (see :mod:`moldiff.overlay`); ``scores="drug"`` fills each record's ``scores`` with drug-likeness;
-        ``filter``: conditions on scores, such as ``"QED>0.6 and alerts==0"``; ``relax="mmff"`` gives each record a
+        ``filter``: conditions on scores, those of the request included, such as ``"QED>0.6 and similarity>0.3"``; ``relax="mmff"`` gives each record a
         ``relaxed`` conformer beside its ``mol``; ``rejects``: yield the rejected ones too. Further options are fields of
         :class:`Request`: ``sampler``, ``unique``, ``guidance``, ``max_attempts``, ``time_limit`` (s). Neither ``workers``
         (processes; a script that asks for some must keep its own work under ``if __name__ == "__main__"``) nor
@@ -173,14 +173,18 @@ class Generator:
         sizes = (heavy_atoms, heavy_atoms) if isinstance(heavy_atoms, int) else heavy_atoms
         ranges = {k: v if isinstance(v, tuple) else (v, v) for k, v in (targets or {}).items()}
         options["targets"] = tuple(read_target(f"{k}={low!r}:{high!r}") for k, (low, high) in ranges.items())
-        options["screen"] = choose_screen(scores, filter, relax)
         draft = Request(n, seed, heavy_atoms=sizes, formula=formula, **options)
         wishes = fragments.Wishes(fix, None if attach is None else tuple(attach), replace, like, strength)
         request, _ = with_molecules(draft, self.model.data, wishes, overlay_of(shape, pharmacophore))
+        request = self.screened(request, scores, filter, relax)
         for text in request.check(self.model):
             warnings.warn(text, stacklevel=2)
         outcomes = self.outcomes(request, workers=workers, batch_size=batch_size)
         return (o for o in outcomes if rejects or isinstance(o, Record))
+
+    def screened(self, request: Request, scores: str | None, filter: str | None, relax: str | None) -> Request:
+        """The request with options as :func:`moldiff.screening.choose_screen` reads them."""
+        return replace(request, screen=choose_screen(scores, filter, relax, self.own_columns(request)))
 
     def outcomes(
         self,
@@ -205,10 +209,8 @@ class Generator:
         with closing(self._raw(request, tally, workers, batch_size, tick)) as raw:
             for index, mol in raw:
                 identity = f"{self.name}-{key}-s{request.seed}-{index:08d}"
-                outcome = _judge(request, self.model.data.vocabulary, identity, index, mol, seen)
+                outcome = self._judge(request, identity, index, mol, seen)
                 tally.add(outcome)
-                if request.targets and isinstance(outcome, Record):
-                    outcome = replace(outcome, scores={**self._on_target(request, outcome), **outcome.scores})
                 yield outcome
                 if tally.kept >= request.n:
                     return
@@ -237,17 +239,19 @@ class Generator:
 
         return bonds(self, given, **options)
 
-    def target_columns(self, request: Request) -> dict[str, str]:
-        """The scores that targets add to every record, and their pandas types: what is asked for, and what came out.
+    def own_columns(self, request: Request) -> dict[str, str]:
+        """The scores that the request itself adds to every record, and their pandas types.
 
-        The latter is exact where RDKit computes it from the graph; else it is ``predicted_`` by a network of its own, for
-        properties that one was trained on.
+        Of targets: what is asked for and what came out, exact where RDKit computes it from the graph, else ``predicted_`` by
+        a network of its own, for properties that one was trained on. And how near it comes to molecules that were given.
         """
         asked = [find_property(target.name, self.model.data.properties) for target in request.targets]
         exact = known_scores([p.name for p in asked])
         unknown = [p for p in asked if p.name not in exact]
         made = [f"predicted_{name}" for name in predictable(self.predictor, unknown)] if unknown else []
-        return dict.fromkeys([f"asked_{p.name}" for p in asked], "float64") | exact | dict.fromkeys(made, "float64")
+        near = ["similarity"] if request.known is not None and request.known.parent else []
+        asked_for, found = [f"asked_{p.name}" for p in asked], [*made, *near, *request.overlay.columns]
+        return dict.fromkeys(asked_for, "float64") | exact | dict.fromkeys(found, "float64")
 
     @cached_property
     def predictor(self) -> Predictor | None:
@@ -270,13 +274,16 @@ class Generator:
         mols = [chem.with_hydrogens(mol) for mol in mols]
         return with_placed_hydrogens(self.placer, mols) if self.placer else mols
 
-    def _on_target(self, request: Request, record: Record) -> dict[str, Any]:
-        columns, found = self.target_columns(request), Facts(record.mol)
-        found.update(asked_values(self.model.data, request, record.index))
+    def own_scores(self, request: Request, index: int, facts: Facts) -> dict[str, Any]:
+        """Those of :meth:`own_columns`, of the molecule of attempt ``index``."""
+        columns, known = self.own_columns(request), request.known
+        found = asked_values(self.model.data, request, index) | request.overlay.scores(facts.mol)
         if any(name.startswith("predicted_") for name in columns):
-            values = predicted(self.predictor, record.mol)
-            found.update((f"predicted_{name}", rounded(value)) for name, value in values.items())
-        return {name: found[name] for name in columns}
+            values = predicted(self.predictor, facts.mol)
+            found |= {f"predicted_{name}": rounded(value) for name, value in values.items()}
+        if "similarity" in columns:
+            found["similarity"] = fragment_checks.similarity(facts.mol, known.parent)
+        return {name: found[name] if name in found else facts[name] for name in columns}
 
     def workers_for(self, n: int) -> int:
         """Processes that are worth their start: one core each, on a CPU."""
@@ -335,35 +342,31 @@ class Generator:
                 molecules = Molecules(*map(torch.from_numpy, arrays))
                 yield from zip(under_way.pop(0), self.to_rdkit(molecules), strict=True)
 
-
-def _judge(
-    request: Request, vocabulary: Sequence[str], identity: str, index: int, mol: "Chem.Mol", seen: set[str]
-) -> Record | Reject:
-    accepted, reason = chem.check(mol)
-    known = request.known
-    if accepted is not None and known is not None:
-        reason = fragment_checks.objection(known, mol, accepted, vocabulary)
-    if reason is None and request.heavy_atoms:
-        low, high = request.heavy_atoms
-        if not low <= accepted.GetNumHeavyAtoms() <= high:
-            reason = "size"
-    if reason is None and request.formula and not has_formula(accepted, request.formula):
-        reason = "formula"
-    if reason is None:
-        text = chem.smiles(accepted)
-        if request.unique and text in seen:
-            reason = "duplicate"
-    if reason is None:
-        scores, relaxed, failed = request.screen(accepted)
-        reason = failed and f"not {failed}"
-    if reason is not None:
-        return Reject(identity, mol, reason, request.seed, index)
-    if request.unique:
-        seen.add(text)
-    if known is not None and known.parent:
-        scores = {"similarity": fragment_checks.similarity(accepted, known.parent), **scores}
-    scores = {**request.overlay.scores(accepted), **scores}
-    return Record(identity, accepted, text, request.seed, index, scores, relaxed)
+    def _judge(
+        self, request: Request, identity: str, index: int, mol: "Chem.Mol", seen: set[str]
+    ) -> Record | Reject:  # fmt: skip
+        accepted, reason = chem.check(mol)
+        known = request.known
+        if accepted is not None and known is not None:
+            reason = fragment_checks.objection(known, mol, accepted, self.model.data.vocabulary)
+        if reason is None and request.heavy_atoms:
+            low, high = request.heavy_atoms
+            if not low <= accepted.GetNumHeavyAtoms() <= high:
+                reason = "size"
+        if reason is None and request.formula and not has_formula(accepted, request.formula):
+            reason = "formula"
+        if reason is None:
+            text = chem.smiles(accepted)
+            if request.unique and text in seen:
+                reason = "duplicate"
+        if reason is None:
+            scores, relaxed, failed = request.screen(accepted, partial(self.own_scores, request, index))
+            reason = failed and f"not {failed}"
+        if reason is not None:
+            return Reject(identity, mol, reason, request.seed, index)
+        if request.unique:
+            seen.add(text)
+        return Record(identity, accepted, text, request.seed, index, scores, relaxed)
 
 
 @dataclass

@@ -1,8 +1,9 @@
 """What is found out about every accepted molecule, and which of these are kept: scores, a filter, a relaxed conformer."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from rdkit.Chem import Mol
@@ -23,6 +24,14 @@ _MEANINGS = {
     "energy_after": "the same, relaxed",
     "strain": "kcal/mol released by MMFF94s relaxation",
     "rmsd_relaxed": "Å that the heavy atoms move in it",
+}
+# of the scores that a request adds: by name, or by how the name begins
+_OWN_MEANINGS = {
+    "similarity": "Tanimoto similarity to the molecule given",
+    "shape_tanimoto": "overlap with the shape, as the molecule lies",
+    "features_matched": "share of the pharmacophore's features in place",
+    "asked_": "the value asked for",
+    "predicted_": "by a network",
 }
 
 
@@ -51,17 +60,22 @@ class Screen:
     def conditions(self) -> tuple[str, ...]:
         return tuple(condition.text for condition in self.filter.conditions) if self.filter else ()
 
-    def __call__(self, mol: Mol) -> Findings:
-        """``mol``: sanitised, with hydrogens and coordinates; it is not changed."""
-        facts = Facts(mol)
+    def __call__(self, mol: Mol, own: "OwnScores | None" = None) -> Findings:
+        """``mol``: sanitised, with hydrogens and coordinates; it is not changed. ``own``: of the request; they come first."""
+        facts = Facts(mol, own)
         failed = self.filter and self.filter.failed(facts)
         if failed:
             return Findings({}, None, failed.text)
-        return Findings({name: facts[name] for name in self.columns}, facts.relaxed if self.relax else None, None)
+        scores = dict(facts.own) | {name: facts[name] for name in self.columns}
+        return Findings(scores, facts.relaxed if self.relax else None, None)
 
 
-def choose_screen(scores: str | None = None, filter: str | None = None, relax: str | None = None) -> Screen:
+def choose_screen(
+    scores: str | None = None, filter: str | None = None, relax: str | None = None, own: Iterable[str] = ()
+) -> Screen:
     """A screen from options as they are written: ``drug``; an expression, see :mod:`moldiff.filters`; ``mmff``.
+
+    ``own``: names of the request's own scores, which the expression may name, too.
 
     Raises:
         RequestError: none of these.
@@ -72,8 +86,10 @@ def choose_screen(scores: str | None = None, filter: str | None = None, relax: s
         raise RequestError(f"--relax {relax}: there is only mmff")
     if filter is None:
         return Screen(scores is not None, None, relax is not None)
-    meanings = _meanings()
-    names = {name: name for name in meanings if name != "alert_count"} | {"mw": "weight", "alerts": "alert_count"}
+    general = _meanings()
+    meanings = {name: _own_meaning(name) for name in own if name not in general} | general
+    names = {name.lower(): name for name in meanings if name != "alert_count"}
+    names |= {"mw": "weight", "alerts": "alert_count"}
     return Screen(scores is not None, read_filter(filter, names, meanings), relax is not None)
 
 
@@ -85,18 +101,28 @@ def known_scores(names: Sequence[str]) -> dict[str, str]:
 class Facts(dict[str, Any]):
     """The scores of a molecule, each group computed when one of it is first asked for."""
 
-    def __init__(self, mol: Mol):
+    def __init__(self, mol: Mol, own: "OwnScores | None" = None):
         super().__init__(heavy_atoms=mol.GetNumHeavyAtoms())
         self.mol = mol
+        self._own = own
         self.relaxed: Mol | None = None
 
     def __missing__(self, name: str) -> Any:
         if name in RELAXATION_COLUMNS:
             found, self.relaxed = _relaxation(self.mol)
-        else:
+        elif name in _meanings() or name in _druglike_columns():
             found = _druglike(self.mol)
+        else:
+            found = self.own
         self.update((key, rounded(value)) for key, value in found.items())
         return self[name]
+
+    @cached_property
+    def own(self) -> Mapping[str, Any]:
+        return self._own(self) if self._own else {}
+
+
+OwnScores = Callable[[Facts], Mapping[str, Any]]  # what a request adds to the scores of a molecule
 
 
 def rounded(value: Any) -> Any:
@@ -135,7 +161,11 @@ def _druglike_columns() -> dict[str, str]:
     return DRUGLIKE_COLUMNS
 
 
-def _meanings() -> Mapping[str, str]:
+def _own_meaning(name: str) -> str:
+    return next(meaning for start, meaning in _OWN_MEANINGS.items() if name.startswith(start))
+
+
+def _meanings() -> dict[str, str]:
     from moldiff.metrics.druglike import MEANINGS
 
     return MEANINGS | _MEANINGS

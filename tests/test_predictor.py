@@ -9,7 +9,7 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from moldiff import generation, predictions
+from moldiff import generation, predictions, screening
 from moldiff.conditions import Conditions, Property, Target
 from moldiff.config import Config, ConfigError, NetworkConfig, TrainConfig
 from moldiff.datasets.prepared import read_split
@@ -139,9 +139,8 @@ class TestInRecords:
         model.data = replace(model.data, properties=(info.properties[0], Property("logp", "", 0.0, 1.0, -3.0, 3.0)))
         generator = Generator(model, "four", trained)
         request = generation.Request(1, targets=(Target("gap", 6.5, 6.5), Target("logp", 0.0, 0.0)))
-        columns = generator.target_columns(request)
+        columns = generator.own_columns(request)
         assert list(columns) == ["asked_gap", "asked_logp", "logp", "predicted_gap"]
-        record = generation.Record("id", water, "O", 0, 0)
-        scores = generator._on_target(request, record)
+        scores = generator.own_scores(request, 0, screening.Facts(water))
         assert scores["asked_gap"] == 6.5 and scores["logp"] < 0
         assert scores["predicted_gap"] == pytest.approx(predictions.predicted(shipped, water)["gap"], abs=1e-4)

@@ -52,6 +52,27 @@ class TestScores:
         assert choose_screen(filter="alerts==0")(ASPIRIN).failed == "alerts==0"
         assert choose_screen(filter="strain>0")(ASPIRIN) == ({}, None, None)
 
+    def test_scores_of_the_request_count_too(self):
+        """Beside those of any molecule, and only where the request has them."""
+        calls = []
+
+        def own(facts: screening.Facts) -> dict[str, float]:
+            calls.append(facts.mol)
+            return {"similarity": 0.4, "predicted_Gap": 6.5, "qed": facts["qed"]}
+
+        names = ("similarity", "predicted_Gap", "qed")
+        screen = choose_screen("drug", "QED>0.5 and similarity>0.3 and PREDICTED_gap==6.5", own=names)
+        assert list(screen(ASPIRIN, own).scores)[:3] == list(names)
+        assert calls == [ASPIRIN]
+        assert choose_screen(filter="similarity>0.5", own=names)(ASPIRIN, own).failed == "similarity>0.5"
+        assert choose_screen(filter="heavy_atoms>13 and similarity>0.3", own=names)(ASPIRIN, None).failed
+        with pytest.raises(RequestError, match="no score similarity"):
+            choose_screen(filter="similarity>0.5")
+        with pytest.raises(
+            RequestError, match=r"no score x; there are similarity \(Tanimoto.*, predicted_gap \(by a network\)"
+        ):
+            choose_screen(filter="x>0.5", own=names)
+
     def test_relaxation(self):
         before = ASPIRIN.GetConformer().GetPositions()
         scores, relaxed, _ = choose_screen(relax="mmff")(ASPIRIN)

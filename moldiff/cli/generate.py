@@ -168,11 +168,9 @@ def generate(
         from moldiff.outputs import Output, StandardOutput, is_complete
         from moldiff.overlay import read_overlay
         from moldiff.requests import with_molecules
-        from moldiff.screening import choose_screen
 
         batch = None if batch_size == "auto" else positive(batch_size, f"--batch-size {batch_size}", "or auto")
         sizes = _range(n_atoms)
-        screen = choose_screen(scores, filter, relax)
         if diverse is not None and not 1 <= diverse <= n:
             raise RequestError(f"--diverse {diverse}: must be between 1 and the {n} molecules that -n asks for")
         generator = load(model, device)
@@ -182,9 +180,10 @@ def generate(
         kept = {"fix": fix, "attach": attach, "replace": replace, "like": like, "strength": strength}
         draft = Request(
             n, seed, sampler, sizes, formula, unique=unique, max_attempts=max_attempts, time_limit=time_limit, targets=targets,
-            guidance=guidance, screen=screen,
+            guidance=guidance,
         )  # fmt: skip
         request, planned = with_molecules(draft, generator.model.data, read_wishes(**kept), overlay)
+        request = generator.screened(request, scores, filter, relax)
         if picture is not None:
             draw_plan(planned, picture)
         for text in planned.notes:
@@ -220,8 +219,8 @@ def generate(
         else:
             sink = Output(
                 Path(output), provenance, identity, rejects=rejects, force=force, resume=resume, diverse=diverse,
-                scores={**generator.target_columns(request), **planned.columns, **overlay.columns, **screen.columns},
-                relaxed=Path(output).with_suffix(".relaxed.sdf") if screen.relax else None,
+                scores={**generator.own_columns(request), **request.screen.columns},
+                relaxed=Path(output).with_suffix(".relaxed.sdf") if request.screen.relax else None,
             )  # fmt: skip
         facts = {"request": identity, "device": generator.device, **provenance}
         summary = _run(generator, request, sink, facts, workers=workers or generator.workers_for(n), batch_size=batch)

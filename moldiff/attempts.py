@@ -65,8 +65,8 @@ class Request:
         if not (math.isfinite(self.guidance) and 0 < self.guidance <= 20):
             raise RequestError(f"--guidance {self.guidance:g}: must be above 0 and at most 20; 1 is none")
         warnings = check_targets(self.targets, model.data.properties)
-        if self.sampler.strength < 1 and (self.known is None or self.known.grows):
-            raise RequestError("a sampler's strength below 1 needs a whole molecule to start from")
+        if self.sampler.from_template and (self.known is None or self.known.grows):
+            raise RequestError("a sampler from a template needs a whole molecule to start from")
         self.size_draw(model.data)
         return warnings
 

@@ -16,7 +16,7 @@ from moldiff.schedules import NoiseLevel
 class Known:
     """One molecule, and which of its fields are known; further atoms may be added behind its own.
 
-    Where a field is free its value counts only as the start of a sampler with ``strength`` below 1.
+    Where a field is free its value counts only as the start of a sampler with ``from_template``.
     """
 
     molecule: Molecules  # of one molecule, without padding

@@ -11,7 +11,7 @@ from moldiff.overlay import Overlay
 def with_molecules(draft: Request, data: DataInfo, wishes: Wishes, overlay: Overlay) -> tuple[Request, Plan]:
     """The request to a model of this data, not checked yet, and the plan, which tells what of the molecules is kept.
 
-    Sizes that the draft leaves open are those of the shape to fill; of its sampler, analogues take the last steps.
+    Sizes that the draft leaves open are those of the shape to fill; analogues begin at their seed.
 
     Raises:
         RequestError: the model cannot do this, or the wishes contradict each other.

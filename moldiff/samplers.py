@@ -270,8 +270,7 @@ class Sampler:
     A whole molecule may begin at a ``sigma_max`` of 2: above it there is little to be found (docs/experiments.md). Around
     known positions it may lie to one side, so that levels begin at ``AROUND`` at least.
 
-    With ``strength`` below 1 only the last such share of the steps is walked, from a given molecule that is noised up to
-    the first of their levels (SDEdit, arXiv 2108.01073).
+    With ``from_template`` the walk begins at a given molecule that is noised up to ``sigma_max`` (SDEdit, arXiv 2108.01073).
 
     Self-conditioning (arXiv 2208.04202) starts below a level: above it, an estimate is an average of many molecules,
     and one that sees the last such average shrinks towards it. Tokens of one step do not know of each other; at a
@@ -287,7 +286,7 @@ class Sampler:
     sigma_min: float = 0.003
     self_condition_below: float = 1.0
     temperature: float | None = None
-    strength: float = 1.0
+    from_template: bool = False
     clean_tokens: bool = False
 
     def __post_init__(self):
@@ -299,16 +298,12 @@ class Sampler:
     @property
     def evaluations(self) -> int:
         """Network evaluations per molecule."""
-        return (self._levels - 1) * self.rule.evaluations + 1
-
-    @property
-    def _levels(self) -> int:
-        return max(2, round(self.strength * self.steps))
+        return (self.steps - 1) * self.rule.evaluations + 1
 
     def sigmas(self, whole: bool = True) -> list[float]:
         """``whole``: no position is known."""
         first = self.sigma_max if whole else max(self.sigma_max, AROUND)
-        return GRIDS[self.grid](self.steps, first, self.sigma_min).tolist()[-self._levels :]
+        return GRIDS[self.grid](self.steps, first, self.sigma_min).tolist()
 
 
 def sample(
@@ -327,15 +322,14 @@ def sample(
     kept as long as shape and graph are open.
     The last evaluation gives positions and the most likely tokens together, so that geometry and graph agree.
     """
-    from_template = sampler.strength < 1  # a molecule that is given is to be kept in part
-    kernel = "step" if from_template else "redraw"
+    kernel = "step" if sampler.from_template else "redraw"  # a molecule that is given is to be kept in part
     run = Run(
         denoiser, process, free, random, sampler.self_condition_below, kernel, sampler.temperature, sampler.clean_tokens,
         composition,
     )  # fmt: skip
-    sigmas = sampler.sigmas(whole=from_template or not bool(free.fixed_pos[template.mask].any()))
+    sigmas = sampler.sigmas(whole=sampler.from_template or not bool(free.fixed_pos[template.mask].any()))
     centre = template.centre(free.fixed_pos)
-    state = run.start(centre, sigmas[0], from_template)
+    state = run.start(centre, sigmas[0], sampler.from_template)
     for sigma, sigma_next in pairwise(sigmas):
         state = sampler.rule(run, state, sigma, sigma_next)
     x0 = run.denoise(state, sigmas[-1])

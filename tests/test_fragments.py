@@ -20,10 +20,10 @@ from moldiff.attempts import Request
 from moldiff.errors import RequestError
 from moldiff.fragment_checks import is_kept, objection, similarity
 from moldiff.fragment_files import draw, draw_plan, read_wishes
-from moldiff.fragments import STARTS, Plan, Wishes, start_near
+from moldiff.fragments import CHURN, STARTS, Plan, Wishes, start_near
 from moldiff.generation import Record, Tally, load
 from moldiff.model_file import DataInfo
-from moldiff.samplers import Sampler
+from moldiff.samplers import Heun, Sampler, UniPC
 
 
 def embed(smiles: str) -> Chem.Mol:
@@ -166,9 +166,17 @@ class TestAnalogues:
     def test_strength_is_monotone(self, sampler, hydrogens):
         levels = [start_near(sampler, 0.05 * k, hydrogens).sigmas() for k in range(1, 20)]
         starts = [sigmas[0] for sigmas in levels]
-        assert starts == sorted(starts) and starts[0] < starts[-1] <= STARTS[hydrogens][1]
+        low, high = STARTS[hydrogens]
+        assert np.all(np.diff(starts) > 0) and low < starts[0] and starts[-1] < high
         for sigmas in levels:
-            assert sampler.sigmas()[-len(sigmas) :] == sigmas
+            assert len(sigmas) == sampler.steps and np.all(np.diff(sigmas) < 0)
+
+    def test_strength_counts_not_the_number_of_steps(self):
+        near = [start_near(Sampler(steps), 0.5, "implicit") for steps in (30, 100)]
+        assert near[0].sigmas()[0] == near[1].sigmas()[0]
+        assert [s.rule.churn * s.steps for s in near] == [CHURN, CHURN]
+        assert start_near(Sampler(8, UniPC(churn=0.0)), 0.5, "implicit").rule == UniPC(churn=0.0)
+        assert start_near(Sampler(8, Heun()), 0.5, "implicit").rule == Heun()
 
 
 BAD = [
@@ -319,7 +327,7 @@ class TestGeneration:
     def test_the_seed_itself_is_no_analogue(self, trained):
         generator = load(trained, "cpu")
         known = fragments.plan(Wishes(like=embed("C=O")), generator.model.data, Sampler()).known
-        little = Sampler(strength=0.1)
+        little = Sampler(rule=UniPC(churn=0.0), sigma_max=0.05, from_template=True)
         outcomes = list(generator.generate(3, known=known, sampler=little, rejects=True, max_attempts=8))
         assert "unchanged" in [o.reason for o in outcomes if not isinstance(o, Record)]
         assert "C=O" not in [o.smiles for o in outcomes if isinstance(o, Record)]

@@ -31,9 +31,9 @@ def test_a_shape_gives_the_sizes_that_are_left_open(info, ether, asked, taken):
     assert request.heavy_atoms == taken
 
 
-def test_analogues_have_the_size_of_their_seed_and_the_last_steps(info, ether):
+def test_analogues_have_the_size_of_their_seed_and_begin_at_it(info, ether):
     request, _ = with_molecules(Request(1, sampler=Sampler(20)), info, Wishes(like=ether), Overlay(ether))
-    assert (request.heavy_atoms, request.sampler.steps, request.sampler.strength < 1) == (None, 20, True)
+    assert (request.heavy_atoms, request.sampler.steps, request.sampler.from_template) == (None, 20, True)
     assert len(request.known) == ether.GetNumAtoms()
 
 

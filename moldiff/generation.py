@@ -160,8 +160,8 @@ class Generator:
         ``filter``: conditions on scores, those of the request included, such as ``"QED>0.6 and similarity>0.3"``;
         ``relax="mmff"`` gives each record a ``relaxed`` conformer beside its ``mol``; ``rejects``: yield the rejected ones
         too. Further options are fields of :class:`Request`: ``sampler``, ``unique``, ``guidance``, ``max_attempts``,
-        ``time_limit`` (s). Neither ``workers`` (processes; a script that asks for some must keep its own work under ``if __name__ == "__main__"``) nor
-        ``batch_size`` changes the molecules.
+        ``time_limit`` (s). Neither ``workers`` (processes; a script that asks for some must keep its own work under
+        ``if __name__ == "__main__"``) nor ``batch_size`` changes the molecules.
 
         Example: ``[record.smiles for record in moldiff.load("qm9").generate(10, seed=1)]``
 

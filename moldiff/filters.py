@@ -46,10 +46,11 @@ class Filter:
         return next((condition for condition in self.conditions if not condition.met(values)), None)
 
 
-def read_filter(text: str, names: Mapping[str, str], meanings: Mapping[str, str]) -> Filter:
+def read_filter(text: str, names: Mapping[str, str], meanings: Mapping[str, str], more: str = "") -> Filter:
     """The filter that ``text`` stands for.
 
-    ``names``: what may be written, in lower case, and the score it means; ``meanings``: of the scores, for the error.
+    ``names``: what may be written, in lower case, and the score it means; ``meanings``: of the scores, for the error, and what
+    ``more`` there may be at another time.
     Upper and lower case are the same. Allowed are < <= > >= == != (also in chains), and, or, not, parentheses, numbers.
 
     Raises:
@@ -59,7 +60,7 @@ def read_filter(text: str, names: Mapping[str, str], meanings: Mapping[str, str]
         return Filter(text, tuple(_conditions(text, names)))
     except _UnknownName as error:
         known = ", ".join(f"{name} ({meanings[score]})" for name, score in names.items())
-        raise RequestError(f"--filter {_short(text)!r}: there is no score {error}; there are {known}") from error
+        raise RequestError(f"--filter {_short(text)!r}: there is no score {error}; there are {known}{more}") from error
     except (_Refused, RecursionError) as error:
         reason = "too deeply nested" if isinstance(error, RecursionError) else error
         raise RequestError(f"--filter {_short(text)!r}: {reason}; {_EXAMPLE}") from error

@@ -243,10 +243,10 @@ class Generator:
         """The scores that the request itself adds to every record, and their pandas types.
 
         Of targets: what is asked for and what came out, exact where RDKit computes it from the graph, else ``predicted_`` by
-        a network of its own, for properties that one was trained on. And how near it comes to molecules that were given.
+        a network of its own, for properties that one was trained on. Of a seed, a shape or features: how near a molecule is.
         """
         asked = [find_property(target.name, self.model.data.properties) for target in request.targets]
-        exact = known_scores([p.name for p in asked])
+        exact = known_scores([p.name for p in asked]) if asked else {}
         unknown = [p for p in asked if p.name not in exact]
         made = [f"predicted_{name}" for name in predictable(self.predictor, unknown)] if unknown else []
         near = ["similarity"] if request.known is not None and request.known.parent else []
@@ -276,13 +276,13 @@ class Generator:
 
     def own_scores(self, request: Request, index: int, facts: Facts) -> dict[str, Any]:
         """Those of :meth:`own_columns`, of the molecule of attempt ``index``."""
-        columns, known = self.own_columns(request), request.known
+        columns = self.own_columns(request)
         found = asked_values(self.model.data, request, index) | request.overlay.scores(facts.mol)
         if any(name.startswith("predicted_") for name in columns):
             values = predicted(self.predictor, facts.mol)
             found |= {f"predicted_{name}": rounded(value) for name, value in values.items()}
         if "similarity" in columns:
-            found["similarity"] = fragment_checks.similarity(facts.mol, known.parent)
+            found["similarity"] = fragment_checks.similarity(facts.mol, request.known.parent)
         return {name: found[name] if name in found else facts[name] for name in columns}
 
     def workers_for(self, n: int) -> int:
@@ -342,9 +342,7 @@ class Generator:
                 molecules = Molecules(*map(torch.from_numpy, arrays))
                 yield from zip(under_way.pop(0), self.to_rdkit(molecules), strict=True)
 
-    def _judge(
-        self, request: Request, identity: str, index: int, mol: "Chem.Mol", seen: set[str]
-    ) -> Record | Reject:  # fmt: skip
+    def _judge(self, request: Request, identity: str, index: int, mol: "Chem.Mol", seen: set[str]) -> Record | Reject:
         accepted, reason = chem.check(mol)
         known = request.known
         if accepted is not None and known is not None:

@@ -35,6 +35,12 @@ _OWN_MEANINGS = {
 }
 
 
+_MORE = (
+    "; similarity comes with --like and --replace, shape_tanimoto with --shape, features_matched with --pharmacophore, "
+    "predicted_ values with --target"
+)
+
+
 class Findings(NamedTuple):
     """Of one molecule; ``failed`` is the condition that it does not meet, as it was written."""
 
@@ -61,7 +67,7 @@ class Screen:
         return tuple(condition.text for condition in self.filter.conditions) if self.filter else ()
 
     def __call__(self, mol: Mol, own: "OwnScores | None" = None) -> Findings:
-        """``mol``: sanitised, with hydrogens and coordinates; it is not changed. ``own``: of the request; they come first."""
+        """``mol``: sanitised, with hydrogens and coordinates; it is not changed. ``own``: of the request; these come first."""
         facts = Facts(mol, own)
         failed = self.filter and self.filter.failed(facts)
         if failed:
@@ -90,7 +96,7 @@ def choose_screen(
     meanings = {name: _own_meaning(name) for name in own if name not in general} | general
     names = {name.lower(): name for name in meanings if name != "alert_count"}
     names |= {"mw": "weight", "alerts": "alert_count"}
-    return Screen(scores is not None, read_filter(filter, names, meanings), relax is not None)
+    return Screen(scores is not None, read_filter(filter, names, meanings, _MORE), relax is not None)
 
 
 def known_scores(names: Sequence[str]) -> dict[str, str]:
@@ -110,10 +116,10 @@ class Facts(dict[str, Any]):
     def __missing__(self, name: str) -> Any:
         if name in RELAXATION_COLUMNS:
             found, self.relaxed = _relaxation(self.mol)
-        elif name in _meanings() or name in _druglike_columns():
+        elif name == "alert_count" or name in _druglike_columns():
             found = _druglike(self.mol)
         else:
-            found = self.own
+            return self.own.get(name)
         self.update((key, rounded(value)) for key, value in found.items())
         return self[name]
 
@@ -162,7 +168,7 @@ def _druglike_columns() -> dict[str, str]:
 
 
 def _own_meaning(name: str) -> str:
-    return next(meaning for start, meaning in _OWN_MEANINGS.items() if name.startswith(start))
+    return next((meaning for start, meaning in _OWN_MEANINGS.items() if name.startswith(start)), "a property asked for")
 
 
 def _meanings() -> dict[str, str]:

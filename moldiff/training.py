@@ -140,6 +140,7 @@ class Loop:
         self.run, self.rank, self.world, self.progress = run, rank, world, progress
         self.gamma = ema_exponent(config.ema)
         self.stop = False
+        self.signal: int | None = None  # that asked this process to stop
         self.recent: list[Tensor] = []
 
     def go(self, max_seconds: float | None) -> None:
@@ -177,6 +178,8 @@ class Loop:
         if self.rank == 0:
             if self.recent:
                 self.log(time.monotonic() - last_log)
+            if self.signal:
+                self.write({"step": self.state.step, "signal": self.signal})
             self.save()
 
     def step(self) -> bool:
@@ -285,8 +288,8 @@ class Loop:
         if self.progress:
             self.progress(row)
 
-    def _ask_to_stop(self, *_: Any) -> None:
-        self.stop = True
+    def _ask_to_stop(self, number: int, _: Any) -> None:
+        self.stop, self.signal = True, number
 
 
 def schedule(step: int, config: TrainConfig) -> float:

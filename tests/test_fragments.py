@@ -172,9 +172,12 @@ class TestAnalogues:
             assert len(sigmas) == sampler.steps and np.all(np.diff(sigmas) < 0)
 
     def test_strength_counts_not_the_number_of_steps(self):
-        near = [start_near(Sampler(steps), 0.5, "implicit") for steps in (30, 100)]
-        assert near[0].sigmas()[0] == near[1].sigmas()[0]
-        assert [s.rule.churn * s.steps for s in near] == [CHURN, CHURN]
+        """Nor does it whether all of them are churned, or those below σ 0.25 only."""
+        for strength in (0.3, 0.5, 0.6, 0.9):
+            near = [start_near(Sampler(steps), strength, "implicit") for steps in (30, 100)]
+            assert near[0].sigmas()[0] == near[1].sigmas()[0]
+            churned = [sum(s.rule.low < sigma <= s.rule.high for sigma in s.sigmas()[:-1]) for s in near]
+            assert [s.rule.churn * n for s, n in zip(near, churned, strict=True)] == pytest.approx([CHURN, CHURN])
         assert start_near(Sampler(8, UniPC(churn=0.0)), 0.5, "implicit").rule == UniPC(churn=0.0)
         assert start_near(Sampler(8, Heun()), 0.5, "implicit").rule == Heun()
 

@@ -65,8 +65,8 @@ class TestScores:
         assert list(screen(ASPIRIN, own).scores)[:3] == list(names)
         assert calls == [ASPIRIN]
         assert choose_screen(filter="similarity>0.5", own=names)(ASPIRIN, own).failed == "similarity>0.5"
-        assert choose_screen(filter="heavy_atoms>13 and similarity>0.3", own=names)(ASPIRIN, None).failed
-        with pytest.raises(RequestError, match="no score similarity"):
+        assert choose_screen(filter="heavy_atoms>12 and similarity>0.3", own=names)(ASPIRIN).failed == "similarity>0.3"
+        with pytest.raises(RequestError, match=r"no score similarity;.*; similarity comes with --like"):
             choose_screen(filter="similarity>0.5")
         with pytest.raises(
             RequestError, match=r"no score x; there are similarity \(Tanimoto.*, predicted_gap \(by a network\)"
@@ -135,6 +135,21 @@ class TestGenerating:
         assert funnel["MW<31"] - funnel["heavy_atoms==1"] == rejected["not heavy_atoms==1"] > 0
         assert funnel["strain<40"] == funnel["kept"] == sum(isinstance(o, Record) for o in outcomes) > 0
         assert funnel["sampled"] - funnel["kept"] == rejected.total()
+
+    def test_how_near_a_molecule_comes_can_be_asked_for(self, trained):
+        """To a seed, or to a shape: it is in the funnel, and of every record."""
+        generator, seed = load(trained, "cpu"), embedded("C=O")
+        free = list(generator.generate(6, steps=8, like=seed, strength=0.9))
+        least = sorted(record.scores["similarity"] for record in free)[3]
+        wishes = {"like": seed, "strength": 0.9, "filter": f"similarity>={least}", "rejects": True}
+        outcomes = list(generator.generate(3, steps=8, **wishes))
+        kept = [o for o in outcomes if isinstance(o, Record)]
+        assert [r.id for r in kept] == [r.id for r in free if r.scores["similarity"] >= least][:3]
+        assert {o.reason for o in outcomes if not isinstance(o, Record)} <= {
+            f"not similarity>={least}", "unchanged", "disconnected", "valence", "radical", "sanitisation",
+        }  # fmt: skip
+        laid = list(generator.generate(2, steps=8, shape=seed, filter="shape_tanimoto>0.3", max_attempts=60))
+        assert all(r.scores["shape_tanimoto"] > 0.3 for r in laid) and len(laid) == 2
 
     def test_the_same_molecules_with_more_said(self, trained):
         generator = load(trained, "cpu")

@@ -11,10 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from moldiff import batches, training
 from moldiff.batches import HeldOut
 from moldiff.checkpoints import CheckpointError, latest_checkpoint
+from moldiff.cli import app
 from moldiff.config import Config, NetworkConfig, TrainConfig
 from moldiff.datasets.prepared import SPLITS, read_meta, read_split, write_prepared
 from moldiff.model import Model
@@ -74,6 +76,15 @@ def test_a_signal_saves_and_resuming_is_as_if_nothing_happened(tmp_path, monkeyp
         assert Model.load(train(DATA, run, CONFIG)).info["steps"] == 3
     assert signal.getsignal(number) == before
     assert without_cpu_time(train(DATA, run, CONFIG, resume=True)) == straight
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_exit_code_tells_the_signal(tmp_path, monkeypatch, number, code):
+    stop_at(3, monkeypatch, number)
+    settings = [f"--set=train.{key}={value}" for key, value in {"steps": 6, "batch": 8, "warmup": 2}.items()]
+    settings += [f"--set=network.options.{key}={value}" for key, value in SMALL.options.items()]
+    result = CliRunner().invoke(app, ["train", str(DATA), "-o", str(tmp_path / "run"), "--device", "cpu", *settings])
+    assert (result.exit_code, "stopped at step 3 of 6; --resume goes on" in result.stderr) == (code, True)
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch, straight):

@@ -16,7 +16,7 @@ def info(
     """Print what a model knows: vocabulary, sizes, properties and units, training data, configuration, figures."""
     with one_line_errors():
         from moldiff.generation import load
-        from moldiff.weights import shipped_models
+        from moldiff.weights import ALIASES, shipped_models
 
         generator = load(model, "cpu")
         facts = generator.facts()
@@ -25,7 +25,8 @@ def info(
             return
         for name, value in facts.items():
             typer.echo(f"{name:<18}{_text(value)}")
-        typer.echo(f"{'shipped models':<18}{', '.join(shipped_models())}")
+        shipped = [f"{alias} (= {name})" for alias, name in ALIASES.items() if alias in shipped_models()]
+        typer.echo(f"{'shipped models':<18}{', '.join(shipped)}")
 
 
 def _text(value: Any) -> str:

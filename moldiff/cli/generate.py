@@ -32,7 +32,7 @@ def generate(
     quality: Annotated[
         str | None,
         typer.Option(
-            help="fast, balanced or best; `moldiff info` tells the evaluations.",
+            help="fast, balanced or best; `moldiff info MODEL` tells the evaluations.",
             show_default="balanced",
             rich_help_panel=MAKE,
         ),
@@ -44,7 +44,9 @@ def generate(
     n_atoms: Annotated[
         str | None,
         typer.Option(
-            help="Heavy atoms: 9, or a range 5-9.", show_default="as in the training data", rich_help_panel=MAKE
+            help="Heavy atoms: 9, or a range 5-9.",
+            show_default="as in the training data; as the shape or the seed has",
+            rich_help_panel=MAKE,
         ),
     ] = None,
     formula: Annotated[
@@ -54,12 +56,13 @@ def generate(
     target: Annotated[
         list[str] | None,
         typer.Option(
-            help="Property to aim at, NAME=VALUE or NAME=LOW:HIGH, repeatable; see `moldiff info`.", rich_help_panel=AIM
+            help="Property to aim at, NAME=VALUE or NAME=LOW:HIGH, repeatable; see `moldiff info MODEL`.",
+            rich_help_panel=AIM,
         ),
     ] = None,
     guidance: Annotated[
         float,
-        typer.Option(help="How strongly targets are followed; above 1 doubles the evaluations.", rich_help_panel=AIM),
+        typer.Option(help="How strongly targets are followed; any but 1 doubles the evaluations.", rich_help_panel=AIM),
     ] = GUIDANCE,
     fix: Annotated[
         list[Path] | None,
@@ -70,7 +73,7 @@ def generate(
     attach: Annotated[
         list[str] | None,
         typer.Option(
-            help="Atoms of it to build on, such as 3,5, counted from 1 as in the SDF.",
+            help="Atoms of it to build on, such as 3,5, counted from 1 as in the SDF, on from file to file.",
             show_default="dummy atoms *, else all with hydrogens",
             rich_help_panel=KEEP,
         ),
@@ -104,7 +107,8 @@ def generate(
     filter: Annotated[
         str | None,
         typer.Option(
-            help='Conditions on scores: "QED>0.6 and SA<3.5 and alerts==0 and MW<350". A wrong name lists all.',
+            help='Conditions on scores: "QED>0.6 and SA<3.5 and alerts==0 and MW<350"; also similarity, shape_tanimoto, '
+            "features_matched and predicted_NAME, where asked for. A wrong name lists all.",
             rich_help_panel=ACCEPT,
         ),
     ] = None,
@@ -204,6 +208,8 @@ def generate(
         if request.guides:
             paths = {"shape": shape, "pharmacophore": pharmacophore}
             identity |= {k: str(v) for k, v in paths.items() if v} | {"guides": request.key(generator.hash)}
+        elif like is not None:
+            identity |= {"analogues": request.key(generator.hash)}
         asked = {"scores": scores, "filter": filter, "relax": relax, "diverse": diverse}
         identity |= {name: value for name, value in asked.items() if value is not None}
         if output == "-":

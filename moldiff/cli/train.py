@@ -1,6 +1,7 @@
 """``moldiff train``."""
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ def train(
         typer.Option(
             help="End after so many checks without a better held-out loss; 0: no checks.",
             min=0,
-            show_default="10 with --init-from, else 0",
+            show_default="10 with --init-from alone, else 0",
         ),
     ] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Save and stop after this long.")] = None,
@@ -85,9 +86,9 @@ def train(
                 progress=show,
             )
         if last["step"] < steps and last.get("patience_left") != 0:
-            in_time = seconds is None or time.monotonic() - started < seconds
             text = f"stopped at step {last['step']} of {steps}; --resume goes on from there"
-            fail(text, code=130 if in_time else 0)
+            in_time = seconds is None or time.monotonic() - started < seconds
+            fail(text, code=128 + last.get("signal", signal.SIGINT) if in_time else 0)
         if "best_step" in last:
             typer.echo(_outcome(last, steps), err=True)
     hint = f"; try them: moldiff generate --model {weights}" if settings.task == "generate" else ""

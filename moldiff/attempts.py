@@ -89,6 +89,11 @@ class Request:
         return hashlib.sha256(repr(decisive).encode()).hexdigest()[:8]
 
     @property
+    def parent(self) -> str:
+        """SMILES of the molecule that others are derived from; empty without one."""
+        return "" if self.known is None else self.known.parent
+
+    @property
     def evaluations(self) -> int:
         """Network evaluations per molecule, those of guidance included."""
         return self.sampler.evaluations * evaluations(bool(self.targets), self.guidance)

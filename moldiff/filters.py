@@ -49,9 +49,9 @@ class Filter:
 def read_filter(text: str, names: Mapping[str, str], meanings: Mapping[str, str], more: str = "") -> Filter:
     """The filter that ``text`` stands for.
 
-    ``names``: what may be written, in lower case, and the score it means; ``meanings``: of the scores, for the error, and what
-    ``more`` there may be at another time.
-    Upper and lower case are the same. Allowed are < <= > >= == != (also in chains), and, or, not, parentheses, numbers.
+    ``names``: what may be written, in lower case, and the score it means; ``meanings``: of the scores, for the error, which
+    ends with what ``more`` other requests have. Upper and lower case are the same. Allowed are < <= > >= == != (also in
+    chains), and, or, not, parentheses, numbers.
 
     Raises:
         RequestError: anything else, naming the piece; or an unknown name, with all that are known.

@@ -101,7 +101,7 @@ class Tally:
         stages = {"connected": ("disconnected",), "sanitised": ("valence", "sanitisation", "radical", "coordinates")}
         if request.known is not None and request.known.is_part:
             stages["part kept"] = ("fragment",)
-        if request.known is not None and request.known.parent:
+        if request.parent:
             stages["changed"] = ("unchanged",)
         if request.heavy_atoms:
             stages["of asked size"] = ("size",)
@@ -249,7 +249,7 @@ class Generator:
         exact = known_scores([p.name for p in asked]) if asked else {}
         unknown = [p for p in asked if p.name not in exact]
         made = [f"predicted_{name}" for name in predictable(self.predictor, unknown)] if unknown else []
-        near = ["similarity"] if request.known is not None and request.known.parent else []
+        near = ["similarity"] if request.parent else []
         asked_for, found = [f"asked_{p.name}" for p in asked], [*made, *near, *request.overlay.columns]
         return dict.fromkeys(asked_for, "float64") | exact | dict.fromkeys(found, "float64")
 
@@ -281,8 +281,8 @@ class Generator:
         if any(name.startswith("predicted_") for name in columns):
             values = predicted(self.predictor, facts.mol)
             found |= {f"predicted_{name}": rounded(value) for name, value in values.items()}
-        if "similarity" in columns:
-            found["similarity"] = fragment_checks.similarity(facts.mol, request.known.parent)
+        if request.parent:
+            found["similarity"] = fragment_checks.similarity(facts.mol, request.parent)
         return {name: found[name] if name in found else facts[name] for name in columns}
 
     def workers_for(self, n: int) -> int:

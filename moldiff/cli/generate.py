@@ -202,14 +202,10 @@ def generate(
             identity |= {"formula": formula}
         if targets:
             identity |= {"targets": list(map(str, targets)), "guidance": guidance}
-        if planned.known:
-            given = {k: [*map(str, v)] if isinstance(v, list) else str(v) for k, v in kept.items() if v}
-            identity |= given | {"known": repr(planned.known)}
-        if request.guides:
-            paths = {"shape": shape, "pharmacophore": pharmacophore}
-            identity |= {k: str(v) for k, v in paths.items() if v} | {"guides": request.key(generator.hash)}
-        elif like is not None:
-            identity |= {"analogues": request.key(generator.hash)}
+        if planned.known or request.guides:  # what the files hold decides, too
+            given = {**kept, "shape": shape, "pharmacophore": pharmacophore}
+            identity |= {k: [*map(str, v)] if isinstance(v, list) else str(v) for k, v in given.items() if v}
+            identity |= {"key": request.key(generator.hash)}
         asked = {"scores": scores, "filter": filter, "relax": relax, "diverse": diverse}
         identity |= {name: value for name, value in asked.items() if value is not None}
         if output == "-":

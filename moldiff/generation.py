@@ -307,7 +307,7 @@ class Generator:
             "evaluations": {name: getattr(config.quality, name) for name in QUALITIES},
             "told": [what for what in ("composition", "properties") if getattr(config.quality, f"told_{what}")],
             "heavy atoms": f"{sizes[:, 0].min()}-{sizes[:, 0].max()}",
-            "atoms": f"{sizes[:, 1].min()}-{sizes[:, 1].max()}",
+            **({"atoms": f"{sizes[:, 1].min()}-{sizes[:, 1].max()}"} if data.hydrogens == "explicit" else {}),
             "properties": [
                 {p.name: f"{p.min:.4g} to {p.max:.4g}{p.unit and f' {p.unit}'}, mean {p.mean:.4g}"}
                 for p in data.properties

@@ -389,6 +389,10 @@ class TestInfo:
         assert facts["weights sha256"] == generation.load(trained, "cpu").hash
         assert facts["vocabulary"] == ["H", "C", "N", "O"]
 
+    def test_a_model_without_hydrogens_makes_heavy_atoms_only(self):
+        facts = json.loads(run("info", "qm9", "--json").stdout)
+        assert facts["heavy atoms"] == "2-9" and "atoms" not in facts
+
 
 def start(trained: Path, *arguments: object) -> subprocess.Popen:
     """A real run with far too much to do, in the background, as the leader of a process group of its own."""

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +49,14 @@ def train(
     extend_vocabulary: bool = False,
     device: torch.device | str = "cpu",
     max_seconds: float | None = None,
+    finish: bool = False,
     progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> Path:
     """Train on a prepared set and return the path of the averaged weights, ``run/weights.safetensors``.
 
     Writes ``config.json``, ``log.jsonl`` and (at least every ``checkpoint_seconds``) ``checkpoint-<step>/`` into ``run``.
-    SIGINT and SIGTERM save before they stop, and so does ``max_seconds``; ``resume`` continues from the checkpoint;
+    SIGINT and SIGTERM save before they stop, and so does ``max_seconds``; with ``finish`` (one process) the number of steps
+    is instead the one for which that time is enough; ``resume`` continues from the checkpoint;
     ``init_from`` starts from the weights in a file, with fresh optimisers and a fresh schedule; tokens and properties of
     the set are matched to theirs by name, and their coordinate scale is kept; ``extend_vocabulary`` adds tokens that they
     lack. With ``config.train.patience`` the weights are the average that did best on the set's ``valid`` split.
@@ -87,7 +90,7 @@ def train(
         seen = {name: translate(split, DataInfo.from_meta(meta), adapted) for name, split in splits.items()}
         held_out = HeldOut(state.model, seen["valid"], device, rank, world) if "valid" in seen else None
         batches = Batches(seen["train"], len(adapted.properties), device)
-        Loop(state, config.train, batches, run, rank, world, progress, held_out).go(max_seconds)
+        Loop(state, config.train, batches, run, rank, world, progress, held_out).go(max_seconds, finish)
         if rank == 0:
             state.shipped().save(run / WEIGHTS)
         return run / WEIGHTS
@@ -143,16 +146,19 @@ class Loop:
         self.signal: int | None = None  # that asked this process to stop
         self.recent: list[Tensor] = []
 
-    def go(self, max_seconds: float | None) -> None:
-        """Train until the last step, the end of patience, a signal or the time limit; always ends with a checkpoint."""
+    def go(self, max_seconds: float | None, finish: bool = False) -> None:
+        """Train until the last step, the end of patience, a signal or the time limit; always ends with a checkpoint.
+
+        ``finish``: the last step is set so that it comes just before the time limit.
+        """
         old = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
-            self._go(max_seconds)
+            self._go(max_seconds, finish)
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
 
-    def _go(self, max_seconds: float | None) -> None:
+    def _go(self, max_seconds: float | None, finish: bool) -> None:
         start, cpu_start = time.monotonic(), time.process_time()
         began, cpu_began = self.state.seconds, self.state.cpu_seconds
         last_save = last_log = start
@@ -170,7 +176,10 @@ class Loop:
             self.state.seconds = began + now - start
             self.state.cpu_seconds = cpu_began + (time.process_time() - cpu_start) * self.world
             if self.rank == 0 and now - last_log > 10:
+                done = len(self.recent)
                 self.log(now - last_log)
+                if finish and max_seconds is not None:
+                    self.plan(done / (now - last_log), max_seconds - (now - start))
                 last_log = now
             if self.rank == 0 and now - last_save > self.config.checkpoint_seconds:
                 self.save()
@@ -181,6 +190,11 @@ class Loop:
             if self.signal:
                 self.write({"step": self.state.step, "signal": self.signal})
             self.save()
+
+    def plan(self, speed: float, seconds: float, reserve: float = 0.03) -> None:
+        """Let the last step be the one reached in ``seconds`` at this speed (steps/s), less a reserve for saving."""
+        self.config = replace(self.config, steps=self.state.step + max(1, int(speed * seconds * (1 - reserve))))
+        self.state.model.config = replace(self.state.model.config, train=self.config)
 
     def step(self) -> bool:
         """One optimiser step; False when any process was asked to stop (nothing is changed then)."""

@@ -12,6 +12,7 @@ from moldiff.checkpoints import latest_checkpoint, read_checkpoint, write_checkp
 from moldiff.config import Config, TrainConfig
 from moldiff.errors import MoldiffError
 from moldiff.model_file import DataInfo, TrainedNetwork
+from moldiff.muon import StackedMuon
 
 COUNTERS = ("step", "samples", "seconds", "cpu_seconds", "started_from")  # of a checkpoint's header
 MAY_CHANGE_ON_RESUME = {"steps", "cooldown", "patience", "checkpoint_seconds", "compile", "lr"}
@@ -145,7 +146,4 @@ def _optimizers(model: TrainedNetwork, config: TrainConfig) -> list[torch.optim.
     adamw = torch.optim.AdamW(rest, lr=config.lr, betas=(0.9, 0.99), weight_decay=0.0)
     if not matrices:
         return [adamw]
-    muon = torch.optim.Muon(
-        matrices, lr=config.lr, weight_decay=config.weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-    )
-    return [muon, adamw]
+    return [StackedMuon(matrices, lr=config.lr, weight_decay=config.weight_decay), adamw]

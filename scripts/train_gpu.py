@@ -2,11 +2,14 @@
 
     python scripts/train_gpu.py probe DATA --preset qm9-small
     python scripts/train_gpu.py piece DATA RUN --preset qm9-small --minutes 9 --set train.batch=512
+    python scripts/train_gpu.py piece DATA RUN --preset qm9-deep --init-from qm9 --minutes 9 --finish
 
 ``probe`` measures molecules per second for batch sizes with and without compilation, and which share that is of what the
 device does in products of large matrices of the same precision. ``piece`` starts
 or continues RUN and stops in time, leaving the averaged weights and a checkpoint in files under 16 MiB each: carry RUN out,
-and in again for the next piece. Needs torch, numpy, safetensors and jaxtyping beside this package; RDKit is not used.
+and in again for the next piece. With ``--finish`` it is the last: ``train.steps`` follows the speed, so that the learning
+rate has fallen to zero when the time is over. Needs torch, numpy, safetensors and jaxtyping beside this package; RDKit is not
+used.
 """
 
 import argparse
@@ -29,6 +32,9 @@ from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.training import Loop, train
 from moldiff.training_state import State
+from moldiff.weights import find_weights
+
+START = time.monotonic() - time.process_time()  # of this program: the imports above take their time, too
 
 
 def probe(data: Path, config: Config, device: str, batches: list[int], seconds: float) -> None:
@@ -102,6 +108,8 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="a prepared set")
     parser.add_argument("run", type=Path, nargs="?", help="directory of the run (piece)")
     parser.add_argument("--preset", default="qm9-small")
+    parser.add_argument("--init-from", help="weights to begin with: a file, or the name of shipped ones (piece)")
+    parser.add_argument("--finish", action="store_true", help="end the training in this piece's time")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--minutes", type=float, default=9.0, help="of a piece, start-up included")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement of the probe")
@@ -120,7 +128,9 @@ def main() -> None:
     resume = latest_checkpoint(arguments.run) is not None
     weights = train(
         arguments.data, arguments.run, config, resume=resume, device=arguments.device,
-        max_seconds=60 * arguments.minutes - time.process_time(), progress=lambda row: print(row, flush=True),
+        init_from=None if resume or arguments.init_from is None else find_weights(arguments.init_from),
+        max_seconds=60 * arguments.minutes - (time.monotonic() - START), finish=arguments.finish,
+        progress=lambda row: print(row, flush=True),
     )  # fmt: skip
     print(f"{latest_checkpoint(arguments.run).name}, {weights}")
 

@@ -1,6 +1,7 @@
 """Training: stopping and resuming change nothing, damage is refused, the loss falls."""
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -53,6 +54,12 @@ def without_cpu_time(path: Path) -> bytes:
 
 def content_of(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def clock(seconds: float):
+    """A clock on which every look takes so long."""
+    now = itertools.count()
+    return lambda: seconds * next(now)
 
 
 def stop_at(step: int, monkeypatch, number: int) -> None:
@@ -312,3 +319,12 @@ sys.exit(result.exit_code)
     done = subprocess.run([sys.executable, "-c", script, *arguments], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "run" / "weights.safetensors").is_file()
+
+
+def test_a_training_that_is_to_finish_sets_its_last_step_by_its_speed(tmp_path, monkeypatch):
+    monkeypatch.setattr(training.time, "monotonic", clock(0.5))  # two looks a step: a step takes a second
+    weights = train(DATA, tmp_path, changed(steps=10_000, cooldown=0.5), max_seconds=80.0, finish=True)
+    model = Model.load(weights)
+    assert 70 <= model.info["steps"] == model.config.train.steps < 80
+    rates = [json.loads(line)["lr"] for line in (tmp_path / LOG).read_text().splitlines()]
+    assert rates[0] == CONFIG.train.lr and rates[-1] < 0.2 * CONFIG.train.lr

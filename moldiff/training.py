@@ -55,8 +55,8 @@ def train(
     """Train on a prepared set and return the path of the averaged weights, ``run/weights.safetensors``.
 
     Writes ``config.json``, ``log.jsonl`` and (at least every ``checkpoint_seconds``) ``checkpoint-<step>/`` into ``run``.
-    SIGINT and SIGTERM save before they stop, and so does ``max_seconds``; with ``finish`` (one process) the number of steps
-    is instead the one for which that time is enough; ``resume`` continues from the checkpoint;
+    SIGINT and SIGTERM save before they stop, and so does ``max_seconds``; with ``finish`` (one process) it is this
+    time, not the number of steps, over which the learning rate falls to zero; ``resume`` continues from the checkpoint;
     ``init_from`` starts from the weights in a file, with fresh optimisers and a fresh schedule; tokens and properties of
     the set are matched to theirs by name, and their coordinate scale is kept; ``extend_vocabulary`` adds tokens that they
     lack. With ``config.train.patience`` the weights are the average that did best on the set's ``valid`` split.
@@ -144,12 +144,13 @@ class Loop:
         self.gamma = ema_exponent(config.ema)
         self.stop = False
         self.signal: int | None = None  # that asked this process to stop
+        self.left: float | None = None  # share of the time, where that is what ends the training
         self.recent: list[Tensor] = []
 
     def go(self, max_seconds: float | None, finish: bool = False) -> None:
         """Train until the last step, the end of patience, a signal or the time limit; always ends with a checkpoint.
 
-        ``finish``: the last step is set so that it comes just before the time limit.
+        ``finish``: at the time limit instead of the last step.
         """
         old = {s: signal.signal(s, self._ask_to_stop) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -164,8 +165,11 @@ class Loop:
         last_save = last_log = start
         if self.held_out and self.state.best is None:
             self.check()
-        while self.state.step < self.config.steps and self.patience_left != 0:
-            self.stop |= max_seconds is not None and time.monotonic() - start > max_seconds
+        while (finish or self.state.step < self.config.steps) and self.patience_left != 0:
+            passed = time.monotonic() - start
+            self.stop |= max_seconds is not None and passed > max_seconds
+            if finish:
+                self.left = max(0.0, 1 - passed / max_seconds)
             if not self.step():
                 break
             if self.held_out and (
@@ -176,14 +180,14 @@ class Loop:
             self.state.seconds = began + now - start
             self.state.cpu_seconds = cpu_began + (time.process_time() - cpu_start) * self.world
             if self.rank == 0 and now - last_log > 10:
-                done = len(self.recent)
                 self.log(now - last_log)
-                if finish and max_seconds is not None:
-                    self.plan(done / (now - last_log), max_seconds - (now - start))
                 last_log = now
             if self.rank == 0 and now - last_save > self.config.checkpoint_seconds:
                 self.save()
                 last_save = now
+        if finish:
+            self.config = replace(self.config, steps=self.state.step)
+            self.state.model.config = replace(self.state.model.config, train=self.config)
         if self.rank == 0:
             if self.recent:
                 self.log(time.monotonic() - last_log)
@@ -191,18 +195,12 @@ class Loop:
                 self.write({"step": self.state.step, "signal": self.signal})
             self.save()
 
-    def plan(self, speed: float, seconds: float, reserve: float = 0.03) -> None:
-        """Let the last step be the one reached in ``seconds`` at this speed (steps/s), less a reserve for saving."""
-        self.config = replace(self.config, steps=self.state.step + max(1, int(speed * seconds * (1 - reserve))))
-        self.state.model.config = replace(self.state.model.config, train=self.config)
-
     def step(self) -> bool:
         """One optimiser step; False when any process was asked to stop (nothing is changed then)."""
         c, state = self.config, self.state
-        lr = c.lr * schedule(state.step, c)
         for optimizer in state.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = lr
+                group["lr"] = self.rate
             optimizer.zero_grad(set_to_none=True)
         molecules, properties = self.batches.draw(c.batch, keyed_generator(c.seed, state.step), self.rank, self.world)
         conditions = Conditions.from_physical(properties, state.model.data.properties)
@@ -227,6 +225,11 @@ class Loop:
         weights = dict(state.model.network.named_parameters())
         torch._foreach_lerp_(list(state.average.values()), [weights[k].detach() for k in state.average], 1 - beta)
         return True
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the next step."""
+        return self.config.lr * schedule(self.state.step, self.config, self.left)
 
     @property
     def patience_left(self) -> int | None:
@@ -290,7 +293,7 @@ class Loop:
         self.recent.clear()
         row = {
             "step": self.state.step, "samples": self.state.samples, "seconds": round(self.state.seconds, 1),
-            "molecules_per_s": round(seen / max(seconds, 1e-9), 1), "lr": self.config.lr * schedule(self.state.step, self.config),
+            "molecules_per_s": round(seen / max(seconds, 1e-9), 1), "lr": self.rate,
             **dict(zip(("loss", *self.state.model.losses[1:], "grad_norm"), (round(m, 5) for m in means), strict=False)),
         }  # fmt: skip
         self.write(row)
@@ -306,10 +309,14 @@ class Loop:
         self.stop, self.signal = True, number
 
 
-def schedule(step: int, config: TrainConfig) -> float:
-    """Warm-up, constant, then linear cool-down over the last share of the steps: factor of the learning rate."""
-    cool = config.steps * config.cooldown
-    return min(1.0, (step + 1) / config.warmup, (config.steps - step) / cool if cool else 1.0)
+def schedule(step: int, config: TrainConfig, left: float | None = None) -> float:
+    """Warm-up, constant, then linear cool-down over the last share of the steps: factor of the learning rate.
+
+    ``left``: share of the training that is left, where it is not counted in steps.
+    """
+    if left is None:
+        left = (config.steps - step) / config.steps
+    return min(1.0, (step + 1) / config.warmup, left / config.cooldown if config.cooldown else 1.0)
 
 
 def ema_exponent(width: float) -> float:

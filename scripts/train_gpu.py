@@ -7,8 +7,8 @@
 ``probe`` measures molecules per second for batch sizes with and without compilation, and which share that is of what the
 device does in products of large matrices of the same precision. ``piece`` starts
 or continues RUN and stops in time, leaving the averaged weights and a checkpoint in files under 16 MiB each: carry RUN out,
-and in again for the next piece. With ``--finish`` it is the last: ``train.steps`` follows the speed, so that the learning
-rate has fallen to zero when the time is over. Needs torch, numpy, safetensors and jaxtyping beside this package; RDKit is not
+and in again for the next piece. With ``--finish`` it is the last: the learning rate has fallen to zero when the time is
+over, however many steps that are. Needs torch, numpy, safetensors and jaxtyping beside this package; RDKit is not
 used.
 """
 

@@ -22,7 +22,7 @@ from moldiff.known import Known, blank
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
-from moldiff.one_size import BATCH, Tick, filled_rows, one_thread, sample_filled
+from moldiff.one_size import BATCH, Tick, filled_rows, inference, sample_filled
 from moldiff.overlay import Overlay
 from moldiff.samplers import KeyedRandomness, Sampler, UniPC
 from moldiff.schedules import NoiseLevel
@@ -140,7 +140,7 @@ def sample_sizes(
     """Raw molecules of these sizes and property values, in their order, on the CPU."""
     batch = batch_size or BATCH[model.device.type]
     parts: dict[int, Molecules] = {}
-    with one_thread(), torch.inference_mode():
+    with inference():
         for atoms in np.unique(sizes.atoms).tolist():
             positions = np.flatnonzero(sizes.atoms == atoms).tolist()
             asked = None if values is None else values[positions]

@@ -15,7 +15,7 @@ from moldiff.guidance import AllowedAtoms
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
-from moldiff.one_size import BATCH, Tick, filled_rows, one_thread, sample_filled
+from moldiff.one_size import BATCH, Tick, filled_rows, inference, sample_filled
 from moldiff.samplers import KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
 
@@ -35,7 +35,7 @@ def complete(
     """
     sizes = np.array([m.mask.shape[1] for m in molecules])
     made: dict[int, Molecules] = {}
-    with one_thread(), torch.inference_mode():
+    with inference():
         for atoms in np.unique(sizes).tolist():
             rows = np.flatnonzero(sizes == atoms).tolist()
             for start in range(0, len(rows), BATCH[model.device.type]):

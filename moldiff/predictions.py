@@ -4,7 +4,6 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import numpy as np
-import torch
 from rdkit.Chem import Mol
 
 from moldiff import chem
@@ -12,7 +11,7 @@ from moldiff.conditions import Property
 from moldiff.hydrogens import Hydrogens
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
-from moldiff.one_size import BATCH, filled_rows, one_thread
+from moldiff.one_size import BATCH, filled_rows, inference
 from moldiff.predictor import Predictor
 from moldiff.weights import shipped_helpers
 
@@ -41,7 +40,7 @@ def predicted(predictor: Predictor, mol: Mol) -> dict[str, float | None]:
         return dict.fromkeys(names)
     if mol.GetNumHeavyAtoms() > max(heavy for heavy, _, _ in predictor.data.size_histogram):
         return dict.fromkeys(names)
-    with one_thread(), torch.inference_mode():
+    with inference():
         values = predictor.predict(molecules)[0].tolist()
     return dict(zip(names, values, strict=True))
 
@@ -80,7 +79,7 @@ def with_placed_hydrogens(placer: Hydrogens, mols: Sequence[Mol]) -> list[Mol]:
         with suppress(chem.ConversionError):
             molecule = chem.from_rdkit([mol], placer.data.vocabulary)
             read.setdefault(mol.GetNumAtoms(), []).append((k, molecule))
-    with one_thread(), torch.inference_mode():
+    with inference():
         for atoms, rows in read.items():
             for start in range(0, len(rows), BATCH["cpu"]):
                 batch = rows[start : start + BATCH["cpu"]]

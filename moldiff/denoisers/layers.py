@@ -11,6 +11,10 @@ from torch import Tensor, nn
 # features of the condition vector: of σ and sizes, of each property, of each element's count
 BEFORE_PROPERTIES, PER_PROPERTY, PER_ELEMENT = 32 + 5 + 5, 9, 4
 
+# of an exponent: what is smaller adds nothing to anything, but numbers near the end of the range of floats cost a CPU ten
+# times as long as others
+LEAST = -60.0
+
 
 @dataclass(frozen=True)
 class NetworkInput:
@@ -101,7 +105,8 @@ class DistanceFeatures(nn.Module):
         """Directions r/(d + 0.1), zero on the diagonal, and features of all pairs."""
         difference = pos[:, :, None] - pos[:, None]
         distance = (difference.square().sum(-1, keepdim=True) + 1e-8).sqrt()
-        features = torch.exp(-self.beta * (torch.exp(-distance) - self.centre) ** 2)
+        exponent = -self.beta * (torch.exp(-distance) - self.centre) ** 2
+        features = torch.exp(exponent.clamp(min=LEAST))
         return difference / (distance + 0.1), torch.cat([features, distance.log()], -1)
 
     def of_input(

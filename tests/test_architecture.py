@@ -34,6 +34,7 @@ ORDER = [
     {"model", "predictor", "hydrogens"},
     {
         "batches",
+        "muon",
         "training_state",
         "finetuning",
         "training",

@@ -408,3 +408,41 @@ def test_the_golden_sample_is_found_again(trained, monkeypatch):
     ]  # fmt: skip
     small.model.info["golden"] = ["C1CC1"] * len(small.model.info["golden"])
     assert [good for *_, good, _ in doctor.diagnose("cpu")][-1] is False
+
+
+class TestCompiled:
+    @pytest.fixture
+    def compiled(self, monkeypatch) -> list:
+        """What torch was asked to compile; the compiler itself takes minutes."""
+        asked = []
+
+        def compiler(function, **options):
+            asked.append(function)
+            return function
+
+        monkeypatch.setattr(torch, "compile", compiler)
+        return asked
+
+    def test_its_layers_are_and_the_molecules_have_other_ids(self, small, trained, compiled):
+        other = load(trained, "cpu", compile=True)
+        layers = [function.__self__ for function in compiled if hasattr(function, "__self__")]
+        assert layers == list(other.model.network.blocks)
+        pairs = list(zip(small.generate(3, sampler=FAST), other.generate(3, sampler=FAST), strict=True))
+        for plain, of_compiled in pairs:
+            assert plain.smiles == of_compiled.smiles  # nothing was really compiled here
+            assert plain.id != of_compiled.id and plain.index == of_compiled.index
+
+    def test_workers_compile_what_they_load(self, trained, compiled):
+        generation._prepare_worker(str(trained), "cpu", True, None)
+        assert compiled
+        compiled.clear()
+        generation._prepare_worker(str(trained), "cpu", False, None)
+        assert not compiled
+
+    def test_without_a_compiler_one_line_says_so(self, trained, monkeypatch):
+        def compiler(function, **options):
+            raise RuntimeError("no g++\nand a long trace")
+
+        monkeypatch.setattr(torch, "compile", compiler)
+        with pytest.raises(RequestError, match=r"--compile: .* \(no g\+\+\); install a C\+\+ compiler .*leave it out"):
+            load(trained, "cpu", compile=True)

@@ -7,6 +7,7 @@ from torch import nn
 
 from moldiff.config import ConfigError, NetworkConfig
 from moldiff.denoisers.layers import Sizes
+from moldiff.errors import RequestError
 
 
 def build_network(config: NetworkConfig, sizes: Sizes) -> nn.Module:
@@ -32,6 +33,17 @@ def compile_layers(network: nn.Module) -> None:
                 layer.compile(dynamic=True)
         else:
             compile_layers(child)
+
+
+def check_compiler() -> None:
+    """Raises RequestError where torch.compile does not work, mostly for want of a C++ compiler."""
+    try:
+        torch.compile(lambda x: x + 1)(torch.ones(1))
+    except Exception as error:  # of many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RequestError(
+            f"--compile: torch.compile does not work here ({reason}); install a C++ compiler such as g++, or leave it out"
+        ) from error
 
 
 def _transformer(options: dict[str, int], sizes: Sizes) -> nn.Module:

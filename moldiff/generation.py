@@ -409,7 +409,7 @@ def load(model: str | Path = "qm9", device: str = "auto", compile: bool = False)
     """A generator from the name of shipped weights or from a file.
 
     ``compile``: by torch.compile, once in every process (10 to 60 s), so that thousands of molecules take a quarter less time.
-    They are others than without, where rounding decides, and have other IDs.
+    Coordinates are rounded otherwise than without, which now and then may decide a bond, and the IDs are others.
 
     Raises:
         RequestError: no such model, no such device, or no compiler.

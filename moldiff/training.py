@@ -68,6 +68,8 @@ def train(
     """
     run, device = Path(run), torch.device(device)
     with _processes() as (rank, world):
+        if finish and (max_seconds is None or world > 1):
+            raise TrainingError("to finish by the clock takes a time limit, and one process: each has its own clock")
         meta = read_meta(data)
         splits = {
             name: read_split(data, name) for name in ("train", "valid") if name == "train" or config.train.patience

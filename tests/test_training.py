@@ -328,3 +328,9 @@ def test_a_training_that_is_to_finish_cools_down_by_the_clock(tmp_path, monkeypa
     assert 75 <= model.info["steps"] == model.config.train.steps <= 80
     rates = [json.loads(line)["lr"] for line in (tmp_path / LOG).read_text().splitlines()]
     assert rates[0] == CONFIG.train.lr and rates[-1] < 0.1 * CONFIG.train.lr
+
+
+def test_to_finish_takes_a_time_limit(tmp_path):
+    with pytest.raises(TrainingError, match="time limit"):
+        train(DATA, tmp_path, CONFIG, finish=True)
+    assert not latest_checkpoint(tmp_path)

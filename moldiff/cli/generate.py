@@ -160,7 +160,7 @@ def generate(
         bool,
         typer.Option(
             "--compile",
-            help="By torch.compile, up to a minute first; pays from thousands of molecules on. Coordinates are rounded otherwise.",
+            help="By torch.compile, up to a minute first; pays for thousands of molecules. Coordinates are rounded otherwise.",
             rich_help_panel=RUN,
         ),
     ] = False,

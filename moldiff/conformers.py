@@ -208,7 +208,7 @@ def _advance(generator: Generator, unfinished: list[Ensemble], request: Request,
     whole = generator.with_hydrogens(
         [e.graph.made(molecule.pos[0].double().numpy()) for (e, _), molecule in zip(work, made, strict=True)]
     )
-    key = request.key(generator.hash)
+    key = generator.key(request)
     for (ensemble, attempt), mol in zip(work, whole, strict=True):
         if len(ensemble.conformers) == request.n:
             continue

@@ -204,7 +204,7 @@ class Generator:
         """
         request.check(self.model)
         tally, seen = (tally or Tally()).copy(), set() if seen is None else seen
-        key = request.key(f"{self.hash} compiled" if self.compiled else self.hash)  # which rounds otherwise
+        key = self.key(request)
         if tally.kept >= request.n:
             return
         with closing(self._raw(request, tally, workers, batch_size, tick)) as raw:
@@ -215,6 +215,10 @@ class Generator:
                 yield outcome
                 if tally.kept >= request.n:
                     return
+
+    def key(self, request: Request) -> str:
+        """Of IDs: all that decides a molecule besides seed and number. A compiled network rounds otherwise."""
+        return request.key(f"{self.hash} compiled" if self.compiled else self.hash)
 
     def conformers(self, mols: "Iterable[Chem.Mol | str]", n: int = 10, **options: Any) -> "Iterator[Conformer]":
         """Yield ``n`` conformers of each molecule (RDKit's or SMILES), stereo as the molecule tells it, the rest free.

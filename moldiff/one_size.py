@@ -70,4 +70,4 @@ def inference() -> Iterator[None]:
 
 def flushes_denormals() -> bool:
     """Whether this thread's arithmetic has zero for what is below the least normal number; torch has no word for it."""
-    return bool(torch.full((1,), 1e-38) / 10 == 0)
+    return bool(torch.full((1,), 1e-38, dtype=torch.float32) / 10 == 0)

@@ -178,7 +178,7 @@ def _advance(generator: Generator, unfinished: list[Perception], request: Reques
     ]
     whole = generator.with_hydrogens(mols)
     for p, mol, judged, (number, attempt) in zip(unfinished, mols, whole, keys, strict=True):
-        identity = f"{generator.name}-{request.key(generator.hash)}-s{request.seed}-m{number}-{attempt}"
+        identity = f"{generator.name}-{generator.key(request)}-s{request.seed}-m{number}-{attempt}"
         verdict = chem.check(judged)
         if verdict.mol is None:
             p.outcomes.append(Reject(identity, mol, verdict.reason, request.seed, attempt))

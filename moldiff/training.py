@@ -188,8 +188,8 @@ class Loop:
                 self.save()
                 last_save = now
         if finish:
-            self.config = replace(self.config, steps=self.state.step)
-            self.state.model.config = replace(self.state.model.config, train=self.config)
+            done = replace(self.config, steps=self.state.step)
+            self.state.model.config = replace(self.state.model.config, train=done)
         if self.rank == 0:
             if self.recent:
                 self.log(time.monotonic() - last_log)

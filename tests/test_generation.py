@@ -431,6 +431,7 @@ class TestCompiled:
         for plain, of_compiled in pairs:
             assert plain.smiles == of_compiled.smiles  # nothing was really compiled here
             assert plain.id != of_compiled.id and plain.index == of_compiled.index
+        assert small.key(Request(1)) == Request(1).key(small.hash) != other.key(Request(1))
 
     def test_workers_compile_what_they_load(self, trained, compiled):
         generation._prepare_worker(str(trained), "cpu", True, None)

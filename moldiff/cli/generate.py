@@ -215,7 +215,7 @@ def generate(
         if planned.known or request.guides:  # what the files hold decides, too
             given = {**kept, "shape": shape, "pharmacophore": pharmacophore}
             identity |= {k: [*map(str, v)] if isinstance(v, list) else str(v) for k, v in given.items() if v}
-            identity |= {"key": request.key(generator.hash)}
+            identity |= {"key": generator.key(request)}
         asked = {"scores": scores, "filter": filter, "relax": relax, "diverse": diverse}
         identity |= {name: value for name, value in asked.items() if value is not None}
         if output == "-":

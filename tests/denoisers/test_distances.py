@@ -10,10 +10,8 @@ def test_none_is_so_small_that_a_cpu_is_slow_with_it():
     line[..., 1:] = 0
     _, features = DistanceFeatures(16)(line)
     gaussians = features[..., :-1]
-    assert (
-        gaussians.min() > 1e-30
-    )  # and of products with weights and gradients, far from the least normal number, 1e-38
-    assert gaussians.min() < 1e-20  # against 1, nothing
+    # far from the least normal number, 1e-38, which products with weights and gradients must not reach; against 1, nothing
+    assert 1e-30 < gaussians.min() < 1e-20
 
 
 def test_each_is_greatest_at_its_own_distance():

@@ -8,7 +8,7 @@ import torch
 from moldiff import __version__, chem
 from moldiff.attempts import Request
 from moldiff.generation import Generator, Record, load
-from moldiff.model import choose_device
+from moldiff.model import Model, choose_device
 from moldiff.model_file import ModelFileError
 from moldiff.predictions import HELPERS
 from moldiff.samplers import Sampler
@@ -35,7 +35,8 @@ def diagnose(device: str = "auto") -> Iterator[tuple[str, bool, str]]:
     yield "device", True, device
     shipped = {name: path for name, path in shipped_models().items() if name not in ALIASES}
     yield "weights", bool(shipped), ", ".join(shipped) or "none in this installation; install the package again"
-    helpers = [(path.stem, path, kind.load) for folder, kind in HELPERS.items() for path in shipped_helpers(folder)]
+    kinds = HELPERS | {"fast": Model}
+    helpers = [(path.stem, path, kind.load) for folder, kind in kinds.items() for path in shipped_helpers(folder)]
     generators = [(name, path, lambda path: load(path, device)) for name, path in shipped.items()]
     for name, path, open_weights in [*helpers, *generators]:
         try:

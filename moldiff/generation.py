@@ -29,9 +29,10 @@ from moldiff.one_size import Tick
 from moldiff.overlay import overlay_of
 from moldiff.predictions import placer_of, predictable, predicted, predictor_of, with_placed_hydrogens
 from moldiff.predictor import Predictor
+from moldiff.relay import open_model, teacher_of
 from moldiff.requests import with_molecules
 from moldiff.screening import Facts, choose_screen, known_scores, rounded
-from moldiff.weights import find_weights
+from moldiff.weights import find_weights, shipped_helpers
 from moldiff.workers import Here, Workers
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ class Generator:
         request = self.screened(request, scores, filter, relax)
         for text in request.check(self.model):
             warnings.warn(text, stacklevel=2)
-        outcomes = self.outcomes(request, workers=workers, batch_size=batch_size)
+        outcomes = self.maker(request).outcomes(request, workers=workers, batch_size=batch_size)
         return (o for o in outcomes if rejects or isinstance(o, Record))
 
     def screened(self, request: Request, scores: str | None, filter: str | None, relax: str | None) -> Request:
@@ -215,6 +216,20 @@ class Generator:
                 yield outcome
                 if tally.kept >= request.n:
                     return
+
+    def maker(self, request: Request) -> "Generator":
+        """Who makes what is asked for: its pupil, if it has one, where only the sizes are and ``fast`` evaluations are enough."""
+        more = request.targets or request.known or request.guides or request.formula
+        few = request.sampler == choose_sampler(self.model.config, "fast", None)
+        return self.pupil if few and not more and self.pupil else self
+
+    @cached_property
+    def pupil(self) -> "Generator | None":
+        """Shipped weights that learned from these to do with few evaluations (:mod:`moldiff.distillation`), if there are any."""
+        for path in shipped_helpers("fast"):
+            if teacher_of(Model.load(path)) == self.hash:
+                return load(path, self.device, self.compiled)
+        return None
 
     def key(self, request: Request) -> str:
         """Of IDs: all that decides a molecule besides seed and number. A compiled network rounds otherwise."""
@@ -310,6 +325,7 @@ class Generator:
             "hydrogens": data.hydrogens,
             **({"hydrogens by": f"{self.placer.config.preset} ({self.placer.sha256[:16]})"} if self.placer else {}),
             "evaluations": {name: getattr(config.quality, name) for name in QUALITIES},
+            **({"fast by": f"{self.pupil.name} ({self.pupil.hash[:16]})"} if self.pupil else {}),
             "told": [what for what in ("composition", "properties") if getattr(config.quality, f"told_{what}")],
             "heavy atoms": f"{sizes[:, 0].min()}-{sizes[:, 0].max()}",
             **({"atoms": f"{sizes[:, 1].min()}-{sizes[:, 1].max()}"} if data.hydrogens == "explicit" else {}),
@@ -427,9 +443,9 @@ def load(model: str | Path = "qm9", device: str = "auto", compile: bool = False)
 
 
 def _loaded(path: Path, device: str, compiled: bool) -> Model:
-    model = Model.load(path, device)
+    model = open_model(path, device)
     if compiled:
-        compile_layers(model.network)
+        compile_layers(model)
     return model
 
 

@@ -7,6 +7,7 @@
 
 Qualities, time grid, temperature and what molecules are told are those of the preset of this name. ``--examples DIR`` takes
 examples of properties that occur together from a prepared set, for weights of one that was prepared before there were any.
+``--fast`` is for the pupils of `scripts/distill.py`, which make what is asked of their teacher with few evaluations.
 ``--figures EVALUATIONS=FILE`` takes the key figures of an evaluation of *all sampled* molecules; ``moldiff info`` prints them.
 Run again on shipped weights, it changes what the file says of itself, not the weights.
 """
@@ -54,12 +55,16 @@ def with_examples(data: DataInfo, folder: Path) -> DataInfo:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="weights written by `moldiff train`")
-    parser.add_argument("name", help="name of the shipped set, the preset's")
+    parser.add_argument("name", help="name of the shipped set, the preset's (of a pupil, any)")
     parser.add_argument(
         "--figures", nargs="*", default=[], help="EVALUATIONS=FILE written by `moldiff evaluate --json`"
     )
     parser.add_argument("--examples", type=Path, help="the prepared set that the weights were trained on")
+    parser.add_argument("--fast", action="store_true", help="a pupil: of its teacher's --quality fast")
     arguments = parser.parse_args()
+    if arguments.fast:
+        save(Model.load(arguments.source), WEIGHTS / "fast" / f"{arguments.name}.safetensors")
+        return
     for folder, kind in HELPERS.items():
         if preset(arguments.name).task == kind.TASK:
             helper = kind.load(arguments.source)

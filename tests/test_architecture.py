@@ -32,6 +32,7 @@ ORDER = [
     {"autoencoder", "references", "report"},
     {"model_file"},
     {"model", "predictor", "hydrogens"},
+    {"relay"},
     {
         "batches",
         "muon",
@@ -42,6 +43,7 @@ ORDER = [
         "formula",
         "draws",
         "attempts",
+        "distillation",
         "predictions",
         "fragments",
         "given_files",

@@ -12,7 +12,7 @@ import torch
 from conftest import with_compositions
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
-from moldiff import attempts, chem, doctor, generation
+from moldiff import attempts, chem, doctor, generation, relay
 from moldiff.attempts import Request, asked_values, sample_attempts
 from moldiff.conditions import Target
 from moldiff.config import Config, NetworkConfig, preset
@@ -20,8 +20,9 @@ from moldiff.draws import SizeDraw
 from moldiff.errors import RequestError
 from moldiff.generation import Generator, Record, Tally, Windows, load
 from moldiff.model import Model, choose_device
-from moldiff.model_file import DataInfo
+from moldiff.model_file import DataInfo, ModelFileError
 from moldiff.samplers import Ancestral, KeyedRandomness, Sampler
+from moldiff.schedules import NoiseLevel
 
 FAST = Sampler(steps=4)
 
@@ -447,3 +448,62 @@ class TestCompiled:
         monkeypatch.setattr(torch, "compile", compiler)
         with pytest.raises(RequestError, match=r"--compile: .* \(no g\+\+\); install a C\+\+ compiler .*leave it out"):
             load(trained, "cpu", compile=True)
+
+
+class TestPupil:
+    """Weights that were taught to do with few evaluations make what they can, under their own name, and nothing else."""
+
+    @pytest.fixture
+    def taught(self, small, tmp_path, monkeypatch) -> Generator:
+        """``small``, with its own weights, a little changed, as its pupil."""
+        pupil = Model.load(small.path)
+        pupil.info = {"started_from": {"sha256": small.hash}, "until": 0.2}
+        pupil.network.to_atom.bias += 0.01
+        pupil.save(tmp_path / "quick.safetensors")
+        monkeypatch.setattr(generation, "shipped_helpers", lambda folder: [tmp_path / "quick.safetensors"])
+        monkeypatch.setattr(relay, "shipped_models", lambda: {"four": small.path})
+        return small
+
+    def names(self, outcomes) -> set[str]:
+        return {o.id.split("-")[0] for o in outcomes}
+
+    def test_it_makes_fast_molecules_of_any_size(self, taught):
+        assert self.names(taught.generate(4, quality="fast")) == {"quick"}
+        assert self.names(taught.generate(2, quality="fast", heavy_atoms=1)) == {"quick"}
+        assert (
+            taught.maker(Request(1, sampler=attempts.choose_sampler(taught.model.config, "fast", None))).hash
+            != taught.hash
+        )
+
+    def test_its_teacher_makes_the_rest(self, taught):
+        plain = Request(4, sampler=attempts.choose_sampler(taught.model.config, "fast", None))
+        others = [
+            replace(plain, sampler=attempts.choose_sampler(taught.model.config, "best", None)),
+            replace(plain, formula="CH4"),
+            replace(plain, targets=(Target("gap", 1.0, 2.0),)),
+            replace(plain, guides=(lambda x0, noisy, level: x0,)),
+        ]
+        assert taught.maker(plain) is taught.pupil
+        assert all(taught.maker(request) is taught for request in others)
+        assert self.names(taught.generate(2, quality="fast", formula="CH4")) == {"four"}
+
+    def test_its_estimates_end_where_its_teacher_goes_on(self, taught, random_molecules):
+        molecules = random_molecules([4, 4])
+        molecules = molecules.replace(atom=molecules.atom.clamp(max=3))
+        own, theirs = (Model.load(g.path) for g in (taught.pupil, taught))
+        for sigma, expected in ((1.0, own), (0.21, own), (0.19, theirs), (0.02, theirs)):
+            level = NoiseLevel.free(molecules, torch.full((2,), sigma))
+            found, right = (model.denoise(molecules, level) for model in (taught.pupil.model, expected))
+            assert torch.equal(found.atom_logits, right.atom_logits) and torch.equal(found.pos, right.pos)
+        assert not torch.equal(*(model.denoise(molecules, level).atom_logits for model in (own, theirs)))
+
+    def test_a_pupil_without_its_teacher_is_refused(self, taught, monkeypatch):
+        path = taught.pupil.path
+        monkeypatch.setattr(relay, "shipped_models", dict)
+        with pytest.raises(ModelFileError, match=f"goes with weights {taught.hash[:16]}, which do not ship"):
+            load(path)
+
+    def test_other_weights_have_no_pupil(self, taught):
+        changed = Model.load(taught.path)
+        changed.network.to_atom.bias += 1
+        assert Generator(changed, "other", taught.path).pupil is None

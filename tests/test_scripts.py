@@ -1,6 +1,7 @@
 """The scripts answer for themselves, take what the documents give them, and see what they measure."""
 
 import csv
+import dataclasses
 import itertools
 import json
 import re
@@ -10,6 +11,10 @@ import sys
 import pytest
 from rdkit import Chem
 from test_readme import DOCUMENTS, ROOT
+
+from moldiff import relay, weights
+from moldiff.generation import load
+from moldiff.model import Model
 
 SCRIPTS = sorted(path.name for path in (ROOT / "scripts").glob("*.py") if path.name != "rows.py")  # a module of theirs
 
@@ -88,3 +93,20 @@ def test_the_attempts_at_parts_and_analogues_add_up(monkeypatch, tmp_path, train
     assert round(row["accepted %"] * 6 / 100) + rejected == 6
     run(monkeypatch, "evaluate_parts.py", "analogues", *fixed, "--seed-smiles", "CO", "--strength", "0.2")
     assert json.loads(output.read_text())["rows"][0]["attempts"] == 6
+
+
+def test_a_pupil_is_distilled_and_makes_molecules(monkeypatch, tmp_path, trained):
+    teacher = Model.load(trained)
+    quality = dataclasses.replace(teacher.config.quality, fast=6)
+    teacher.config = dataclasses.replace(teacher.config, quality=quality)
+    teacher.save(tmp_path / "four.safetensors")
+    for module in (weights, relay):
+        monkeypatch.setattr(module, "shipped_models", lambda: {"four": tmp_path / "four.safetensors"})
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")  # in the process that walks, too: compiling would take a minute
+    run(monkeypatch, "distill.py", "four", "-o", str(tmp_path / "run"), "--walks", "30", "--batch", "32")
+    (row,) = map(json.loads, (tmp_path / "run/log.jsonl").read_text().splitlines())
+    assert row["walks"] == 30 and row["step"] == 2 * 30 * 4 // 32 and row["total"] > 0
+    pupil = load(tmp_path / "run/weights.safetensors")
+    assert pupil.model.sha256 != teacher.sha256 and pupil.model.teacher.sha256 == teacher.sha256
+    (record,) = pupil.generate(1)
+    assert pupil.facts()["evaluations"] == {"fast": 6, "balanced": 6, "best": 6} and record.mol.GetNumAtoms() > 2

@@ -202,6 +202,7 @@ def generate(
             typer.echo(text, err=True)
         for text in request.check(generator.model):
             typer.echo(f"warning: {text}", err=True)
+        generator = generator.maker(request)
         provenance = provenance_of(generator, request.evaluations)
         identity = {"model": generator.hash, "seed": seed, "steps": sampler.steps, "n_atoms": n_atoms, "unique": unique}
         if compile:

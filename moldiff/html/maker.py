@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
-from moldiff.weights import shipped_models
+from moldiff.weights import shipped_helpers, shipped_models
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def maker_of(named: Iterable[tuple[str, str]]) -> Maker:
 
 
 def _data(name: str, sha256: str) -> DataInfo | None:
-    path = shipped_models().get(name)
+    path = (shipped_models() | {path.stem: path for path in shipped_helpers("fast")}).get(name)
     if path is None:
         return None
     model = Model.load(path)

@@ -15,7 +15,8 @@ def shipped_models() -> dict[str, Path]:
 
 
 def shipped_helpers(folder: str) -> list[Path]:
-    """The weights inside the package that no generator is made of: ``predictors`` of properties, placers of ``hydrogens``."""
+    """The weights inside the package that help others: ``predictors`` of properties, placers of ``hydrogens``, and those that
+    a generator leaves ``fast`` walks to."""
     return sorted(Path(__file__).parent.glob(f"{folder}/*.safetensors"))
 
 

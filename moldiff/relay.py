@@ -1,0 +1,62 @@
+"""Two sets of weights that take turns: a pupil for a few long steps, and its teacher for the last ones.
+
+Pupils are made by ``scripts/distill.py``; their files tell whose they are and how far down in σ they were taught.
+"""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from moldiff.conditions import Conditions
+from moldiff.model import Model
+from moldiff.model_file import ModelFileError
+from moldiff.molecule import Molecules, Prediction
+from moldiff.schedules import NoiseLevel
+from moldiff.weights import ALIASES, shipped_models
+
+UNTIL = "until"  # key of a pupil's info: σ below which its teacher goes on
+
+
+class Relay(Model):
+    """The pupil's estimates above ``until``, its teacher's below. It is known by the pupil's hash."""
+
+    def __init__(self, pupil: Model, teacher: Model):
+        super().__init__(pupil.config, pupil.data, pupil.info)
+        self.network, self.teacher, self.until = pupil.network, teacher, pupil.info[UNTIL]
+
+    def denoise(
+        self,
+        noisy: Molecules,
+        level: NoiseLevel,
+        conditions: Conditions | None = None,
+        previous: Prediction | None = None,
+        seen: Bool[Tensor, " b"] | None = None,
+    ) -> Prediction:
+        """As :meth:`moldiff.model.Model.denoise`; all molecules have one σ."""
+        if float(level.sigma.max()) < self.until:
+            return self.teacher.denoise(noisy, level, conditions, previous, seen)
+        return super().denoise(noisy, level, conditions, previous, seen)
+
+
+def open_model(path: Path, device: torch.device | str = "cpu") -> Model:
+    """The model in a file; with a pupil comes its teacher, which ships with the package.
+
+    Raises:
+        ModelFileError: the file cannot be used (:meth:`moldiff.model_file.TrainedNetwork.load`), or the teacher is not there.
+    """
+    model = Model.load(path, device)
+    if UNTIL not in model.info:
+        return model
+    wanted = teacher_of(model)
+    for shipped in {name: path for name, path in shipped_models().items() if name not in ALIASES}.values():
+        teacher = Model.load(shipped, device)
+        if teacher.sha256 == wanted:
+            return Relay(model, teacher).eval().requires_grad_(False)
+    raise ModelFileError(f"{path}: goes with weights {wanted[:16]}, which do not ship with this version; distil again")
+
+
+def teacher_of(pupil: Model) -> str:
+    """Hash of the weights that it learned from."""
+    return pupil.info["started_from"]["sha256"]

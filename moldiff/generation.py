@@ -339,8 +339,14 @@ class Generator:
             "coordinate std": f"{data.coordinate_std:.4f} Å",
             "network": {config.network.kind: config.network.options},
             "training": {k: self.model.info[k] for k in HISTORY if k in self.model.info},
-            "measured": self.model.info.get("figures", []),  # of all sampled molecules; rules in the model card
+            "measured": self._measured(),
         }
+
+    def _measured(self) -> list[dict[str, Any]]:
+        """Figures of all sampled molecules, rules in the model card; where the pupil has some, they take the place of its teacher's."""
+        fast = self.pupil.model.info.get("figures", []) if self.pupil else []
+        taken = {row["evaluations"] for row in fast}
+        return [*fast, *(row for row in self.model.info.get("figures", []) if row["evaluations"] not in taken)]
 
     def _raw(
         self, request: Request, tally: Tally, workers: int, batch_size: int | None, tick: Tick

@@ -63,7 +63,9 @@ def main() -> None:
     parser.add_argument("--fast", action="store_true", help="a pupil: of its teacher's --quality fast")
     arguments = parser.parse_args()
     if arguments.fast:
-        save(Model.load(arguments.source), WEIGHTS / "fast" / f"{arguments.name}.safetensors")
+        pupil = Model.load(arguments.source)
+        pupil.info |= {"figures": [figures(text) for text in arguments.figures]}
+        save(pupil, WEIGHTS / "fast" / f"{arguments.name}.safetensors")
         return
     for folder, kind in HELPERS.items():
         if preset(arguments.name).task == kind.TASK:
@@ -85,6 +87,7 @@ def main() -> None:
 
 
 def save(model: TrainedNetwork, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
     model.save(target)
     print(f"{target}: {target.stat().st_size / 2**20:.1f} MiB, sha256 of the weights {model.sha256[:16]}…")
 

@@ -343,7 +343,7 @@ class Generator:
         }
 
     def _measured(self) -> list[dict[str, Any]]:
-        """Figures of all sampled molecules, rules in the model card; where the pupil has some, they take the place of its teacher's."""
+        """Figures of all sampled molecules, rules in the model card; the pupil's take the place of its teacher's."""
         fast = self.pupil.model.info.get("figures", []) if self.pupil else []
         taken = {row["evaluations"] for row in fast}
         return [*fast, *(row for row in self.model.info.get("figures", []) if row["evaluations"] not in taken)]

@@ -4,12 +4,10 @@ Pupils are made by ``scripts/distill.py``; their files tell whose they are and h
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 
-from moldiff.conditions import Conditions
 from moldiff.model import Model
 from moldiff.model_file import ModelFileError
 from moldiff.molecule import Molecules, Prediction
@@ -26,18 +24,11 @@ class Relay(Model):
         super().__init__(pupil.config, pupil.data, pupil.info)
         self.network, self.teacher, self.until = pupil.network, teacher, pupil.info[UNTIL]
 
-    def denoise(
-        self,
-        noisy: Molecules,
-        level: NoiseLevel,
-        conditions: Conditions | None = None,
-        previous: Prediction | None = None,
-        seen: Bool[Tensor, " b"] | None = None,
-    ) -> Prediction:
+    def denoise(self, noisy: Molecules, level: NoiseLevel, *told: Any) -> Prediction:
         """As :meth:`moldiff.model.Model.denoise`; all molecules have one σ."""
         if float(level.sigma.max()) < self.until:
-            return self.teacher.denoise(noisy, level, conditions, previous, seen)
-        return super().denoise(noisy, level, conditions, previous, seen)
+            return self.teacher.denoise(noisy, level, *told)
+        return super().denoise(noisy, level, *told)
 
 
 def open_model(path: Path, device: torch.device | str = "cpu") -> Model:

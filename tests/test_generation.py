@@ -457,7 +457,10 @@ class TestPupil:
     def taught(self, small, tmp_path, monkeypatch) -> Generator:
         """``small``, with its own weights, a little changed, as its pupil."""
         pupil = Model.load(small.path)
-        pupil.info = {"started_from": {"sha256": small.hash}, "until": 0.2}
+        small.model.info |= {"figures": [{"evaluations": 30, "fcd": 3.0}, {"evaluations": 50, "fcd": 2.0}]}
+        pupil.info = {
+            "started_from": {"sha256": small.hash}, "until": 0.2, "figures": [{"evaluations": 30, "fcd": 1.0}],
+        }  # fmt: skip
         pupil.network.to_atom.bias += 0.01
         pupil.save(tmp_path / "quick.safetensors")
         monkeypatch.setattr(generation, "shipped_helpers", lambda folder: [tmp_path / "quick.safetensors"])
@@ -502,6 +505,11 @@ class TestPupil:
         monkeypatch.setattr(relay, "shipped_models", dict)
         with pytest.raises(ModelFileError, match=f"goes with weights {taught.hash[:16]}, which do not ship"):
             load(path)
+
+    def test_what_is_told_of_it(self, taught):
+        facts = taught.facts()
+        assert facts["fast by"] == f"quick ({taught.pupil.hash[:16]})"
+        assert [(row["evaluations"], row["fcd"]) for row in facts["measured"]] == [(30, 1.0), (50, 2.0)]
 
     def test_other_weights_have_no_pupil(self, taught):
         changed = Model.load(taught.path)

@@ -405,7 +405,7 @@ def test_the_golden_sample_is_found_again(trained, monkeypatch):
     small.model.info["golden"] = doctor.golden_sample(small)
     assert [(name, good) for name, good, _ in doctor.diagnose("cpu")] == [
         ("versions", True), ("device", True), ("weights", True), ("weights qm9-properties", True),
-        ("weights qm9-hydrogens", True), ("weights four", True), ("golden sample four", True),
+        ("weights qm9-hydrogens", True), ("weights qm9-fast", True), ("weights four", True), ("golden sample four", True),
     ]  # fmt: skip
     small.model.info["golden"] = ["C1CC1"] * len(small.model.info["golden"])
     assert [good for *_, good, _ in doctor.diagnose("cpu")][-1] is False

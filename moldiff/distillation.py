@@ -9,10 +9,9 @@ begins as its teacher, whose few steps are good already. Below ``UNTIL`` the tea
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import islice, pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -50,39 +49,26 @@ class Lessons:
         return len(self.noisy)
 
     def select(self, rows: Tensor) -> "Lessons":
-        return _rebuilt([self], lambda of: of[0][rows])
+        return Lessons(
+            self.noisy.select(rows), self.sigma[rows], self.conditions.select(rows), self.answer.select(rows)
+        )
 
-    def arrays(self) -> list[np.ndarray]:
-        """Its tensors one after the other, as they travel between processes: by value."""
-        return [x.numpy() for x in _tensors(self)]
-
-    @classmethod
-    def from_arrays(cls, arrays: Sequence[np.ndarray]) -> "Lessons":
-        found = iter(map(torch.from_numpy, arrays))
-        taken = lambda kind: kind(*islice(found, len(fields(kind))))  # noqa: E731
-        return cls(taken(Molecules), next(found), taken(Conditions), taken(Prediction))
+    def tensors(self) -> list[Tensor]:
+        """All of them, one after the other."""
+        of = lambda part: [getattr(part, f.name) for f in fields(part)]  # noqa: E731
+        return [*of(self.noisy), self.sigma, *of(self.conditions), *of(self.answer)]
 
     @classmethod
-    def join(cls, parts: Sequence["Lessons"]) -> "Lessons":
+    def of(cls, tensors: Iterable[Tensor]) -> "Lessons":
+        """Inverse of :meth:`tensors`."""
+        left = iter(tensors)
+        taken = lambda kind: kind(*islice(left, len(fields(kind))))  # noqa: E731
+        return cls(taken(Molecules), next(left), taken(Conditions), taken(Prediction))
+
+    @classmethod
+    def join(cls, parts: Iterable["Lessons"]) -> "Lessons":
         """Those of several walks of one size."""
-        return _rebuilt(parts, torch.cat)
-
-
-def _rebuilt(parts: Sequence[Any], made: Callable[[Sequence[Tensor]], Tensor]) -> Any:
-    """One object of the same kind, every tensor of it made from theirs."""
-    first = parts[0]
-    if isinstance(first, Tensor):
-        return made(parts)
-    return type(first)(*(_rebuilt([getattr(part, f.name) for part in parts], made) for f in fields(first)))
-
-
-def _tensors(of: Any) -> Iterator[Tensor]:
-    """In the order of :func:`fields`, and so inside each of them."""
-    if isinstance(of, Tensor):
-        yield of
-    else:
-        for f in fields(of):
-            yield from _tensors(getattr(of, f.name))
+        return cls.of(map(torch.cat, zip(*(part.tensors() for part in parts), strict=True)))
 
 
 def landing(sigmas: Sequence[float], k: int) -> float:

@@ -29,7 +29,7 @@ from moldiff.one_size import Tick
 from moldiff.overlay import overlay_of
 from moldiff.predictions import placer_of, predictable, predicted, predictor_of, with_placed_hydrogens
 from moldiff.predictor import Predictor
-from moldiff.relay import open_model, teacher_of
+from moldiff.relay import Relay, open_model, teacher_of
 from moldiff.requests import with_molecules
 from moldiff.screening import Facts, choose_screen, known_scores, rounded
 from moldiff.weights import find_weights, shipped_helpers
@@ -227,8 +227,11 @@ class Generator:
     def pupil(self) -> "Generator | None":
         """Shipped weights that learned from these to do with few evaluations (:mod:`moldiff.distillation`), if there are any."""
         for path in shipped_helpers("fast"):
-            if teacher_of(Model.load(path)) == self.hash:
-                return load(path, self.device, self.compiled)
+            pupil = Model.load(path, self.device)
+            if teacher_of(pupil) == self.hash:
+                if self.compiled:  # the teacher is
+                    compile_layers(pupil.network)
+                return Generator(Relay(pupil, self.model), path.stem, path, self.device, self.compiled)
         return None
 
     def key(self, request: Request) -> str:

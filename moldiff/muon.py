@@ -42,7 +42,7 @@ class StackedMuon(torch.optim.Muon):
 def orthogonalised(matrices: Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> Tensor:
     """Each of the matrices (k, rows, columns) with its singular values brought near 1 by Newton–Schulz iterations.
 
-    In bfloat16 as torch has it, but for a CPU: most of them take ten times as long for it as for float32.
+    In bfloat16 as torch has it, but for a CPU: those that emulate it take ten times as long for it as for float32.
     """
     a, b, c = coefficients
     x = matrices.float() if matrices.device.type == "cpu" else matrices.bfloat16()

@@ -12,7 +12,7 @@ from moldiff.model import Model
 from moldiff.model_file import ModelFileError
 from moldiff.molecule import Molecules, Prediction
 from moldiff.schedules import NoiseLevel
-from moldiff.weights import ALIASES, shipped_models
+from moldiff.weights import shipped_models
 
 UNTIL = "until"  # key of a pupil's info: σ below which its teacher goes on
 
@@ -23,6 +23,7 @@ class Relay(Model):
     def __init__(self, pupil: Model, teacher: Model):
         super().__init__(pupil.config, pupil.data, pupil.info)
         self.network, self.teacher, self.until = pupil.network, teacher, pupil.info[UNTIL]
+        self.eval()
 
     def denoise(self, noisy: Molecules, level: NoiseLevel, *told: Any) -> Prediction:
         """As :meth:`moldiff.model.Model.denoise`; all molecules have one σ."""
@@ -41,10 +42,10 @@ def open_model(path: Path, device: torch.device | str = "cpu") -> Model:
     if UNTIL not in model.info:
         return model
     wanted = teacher_of(model)
-    for shipped in {name: path for name, path in shipped_models().items() if name not in ALIASES}.values():
+    for shipped in set(shipped_models().values()):
         teacher = Model.load(shipped, device)
         if teacher.sha256 == wanted:
-            return Relay(model, teacher).eval().requires_grad_(False)
+            return Relay(model, teacher)
     raise ModelFileError(f"{path}: goes with weights {wanted[:16]}, which do not ship with this version; distil again")
 
 

@@ -200,10 +200,7 @@ class Loop:
     def step(self) -> bool:
         """One optimiser step; False when any process was asked to stop (nothing is changed then)."""
         c, state = self.config, self.state
-        for optimizer in state.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = self.rate
-            optimizer.zero_grad(set_to_none=True)
+        state.begin_step(self.rate)
         molecules, properties = self.batches.draw(c.batch, keyed_generator(c.seed, state.step), self.rank, self.world)
         conditions = Conditions.from_physical(properties, state.model.data.properties)
         generator = keyed_generator(c.seed, state.step, self.rank + 1, device=molecules.device)
@@ -224,8 +221,7 @@ class Loop:
         state.step += 1
         state.samples += seen
         beta = (1 - 1 / state.step) ** (self.gamma + 1)
-        weights = dict(state.model.network.named_parameters())
-        torch._foreach_lerp_(list(state.average.values()), [weights[k].detach() for k in state.average], 1 - beta)
+        state.move_average(1 - beta)
         return True
 
     @property

@@ -53,6 +53,18 @@ class State:
         average = {k: p.detach().clone() for k, p in model.network.named_parameters()}
         return cls(model, average, _optimizers(model, model.config.train))
 
+    def begin_step(self, rate: float) -> None:
+        """Without gradients, and with this learning rate."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.zero_grad(set_to_none=True)
+
+    def move_average(self, share: float) -> None:
+        """By this share of the way to the weights as they are now."""
+        weights = dict(self.model.network.named_parameters())
+        torch._foreach_lerp_(list(self.average.values()), [weights[k].detach() for k in self.average], share)
+
     def shipped(self) -> TrainedNetwork:
         """The model to keep: the best average on held-out molecules, else the last one; with its history."""
         info: dict[str, Any] = {"samples": self.samples, "steps": self.step, "cpu_seconds": round(self.cpu_seconds)}

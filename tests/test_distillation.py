@@ -111,7 +111,7 @@ def test_a_pupil_learns(small_model, few):
 
 def test_lessons_come_back_from_arrays_as_they_were(small_model, few):
     part = next(lessons(small_model, small_model, few, 0, range(2)))
-    again = Lessons.from_arrays(part.arrays())
+    again = Lessons.of(torch.from_numpy(x.numpy()) for x in part.tensors())
     assert torch.equal(again.noisy.pos, part.noisy.pos) and torch.equal(
         again.answer.bond_logits, part.answer.bond_logits
     )

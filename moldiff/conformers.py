@@ -23,10 +23,11 @@ from moldiff.config import Config
 from moldiff.datasets import records
 from moldiff.datasets.curation import Curation, Unusable, read_graph
 from moldiff.errors import RequestError
-from moldiff.generation import Generator, Record
+from moldiff.generation import Generator
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.one_size import BATCH, Tick
+from moldiff.outcomes import Record
 
 # With the graph known an estimate is no average over many molecules, so that self-conditioning helps at all levels.
 SELF_CONDITION_BELOW = math.inf

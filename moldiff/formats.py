@@ -8,7 +8,7 @@ from typing import Any
 
 from moldiff import chem
 from moldiff.errors import RequestError
-from moldiff.generation import Record, Reject
+from moldiff.outcomes import Record, Reject
 
 # of every record, with their pandas types; scores follow
 COLUMNS = {

@@ -1,13 +1,10 @@
-"""Attempts → accepted records, in order: how many are sampled at a time, by whom, and which are kept and why."""
+"""Attempts → accepted records, in order: who samples them, and which are kept and why."""
 
-import math
 import os
-import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +23,7 @@ from moldiff.model import Model, choose_device
 from moldiff.model_file import HISTORY
 from moldiff.molecule import Molecules
 from moldiff.one_size import Tick
+from moldiff.outcomes import Record, Reject, Tally
 from moldiff.overlay import overlay_of
 from moldiff.predictions import placer_of, predictable, predicted, predictor_of, with_placed_hydrogens
 from moldiff.predictor import Predictor
@@ -33,6 +31,7 @@ from moldiff.relay import Relay, open_model, teacher_of
 from moldiff.requests import with_molecules
 from moldiff.screening import Facts, choose_screen, known_scores, rounded
 from moldiff.weights import find_weights, shipped_helpers
+from moldiff.windows import MOST, Windows
 from moldiff.workers import Here, Workers
 
 if TYPE_CHECKING:
@@ -41,80 +40,7 @@ if TYPE_CHECKING:
     from moldiff.conformers import Conformer
     from moldiff.perception import Perceived
 
-WINDOW = {"cpu": 128, "cuda": 4096, "mps": 1024}  # most attempts sampled in one piece, by kind of device
-LEAST = 8  # attempts worth a piece of their own
 PER_WORKER = 128  # molecules asked for that make a further process worth its start
-
-
-@dataclass(frozen=True)
-class Record:
-    """One accepted molecule: sanitised, stereo from its coordinates, hydrogens explicit, geometry as generated."""
-
-    id: str
-    mol: "Chem.Mol"
-    smiles: str
-    seed: int
-    index: int  # attempt k of the seed
-    scores: dict[str, float | int | bool | str | None] = field(default_factory=dict)  # by column, where asked for
-    relaxed: "Chem.Mol | None" = None  # the same molecule in another conformer, where asked for
-
-    @property
-    def heavy_atoms(self) -> int:
-        return self.mol.GetNumHeavyAtoms()
-
-
-@dataclass(frozen=True)
-class Reject:
-    """One molecule that was not accepted, exactly as generated, and why."""
-
-    id: str
-    mol: "Chem.Mol"
-    reason: str
-    seed: int
-    index: int
-
-
-@dataclass
-class Tally:
-    """The funnel, up to and including attempt ``next_index - 1``."""
-
-    next_index: int = 0
-    kept: int = 0
-    rejected: Counter = field(default_factory=Counter)
-
-    def add(self, outcome: Record | Reject) -> None:
-        self.next_index = outcome.index + 1
-        if isinstance(outcome, Record):
-            self.kept += 1
-        else:
-            self.rejected[outcome.reason] += 1
-
-    @property
-    def acceptance(self) -> float:
-        """Share of the attempts that are kept; about 95 % until there is experience."""
-        return (self.kept + 19) / (self.next_index + 20)
-
-    def copy(self) -> "Tally":
-        return replace(self, rejected=self.rejected.copy())
-
-    def funnel(self, request: Request) -> dict[str, int]:
-        """Molecules left after each stage, from ``sampled`` to ``kept``; optional stages only where asked for."""
-        left = {"sampled": self.next_index}
-        stages = {"connected": ("disconnected",), "sanitised": ("valence", "sanitisation", "radical", "coordinates")}
-        if request.known is not None and request.known.is_part:
-            stages["part kept"] = ("fragment",)
-        if request.parent:
-            stages["changed"] = ("unchanged",)
-        if request.heavy_atoms:
-            stages["of asked size"] = ("size",)
-        if request.formula:
-            stages["of asked formula"] = ("formula",)
-        if request.unique:
-            stages["unique"] = ("duplicate",)
-        stages |= {condition: (f"not {condition}",) for condition in request.screen.conditions}
-        for stage, reasons in stages.items():
-            left[stage] = list(left.values())[-1] - sum(self.rejected[reason] for reason in reasons)
-        return left | {"kept": self.kept}
 
 
 class Generator:
@@ -359,7 +285,7 @@ class Generator:
             crew = Workers(workers, _prepare_worker, str(self.path), self.device, self.compiled, batch_size)
         else:
             crew = Here(partial(_work, self.model, batch_size, tick))
-        windows = Windows(request, tally, workers, WINDOW[self.model.device.type])
+        windows = Windows(request, tally, workers, MOST[self.model.device.type])
         under_way: list[range] = []
         with crew:
             while True:
@@ -395,43 +321,6 @@ class Generator:
         if request.unique:
             seen.add(text)
         return Record(identity, accepted, text, request.seed, index, scores, relaxed)
-
-
-@dataclass
-class Windows:
-    """Which attempts to sample next: about what is missing and not under way yet, shared among the workers.
-
-    Their sizes decide when molecules come, never which.
-    """
-
-    request: Request
-    tally: Tally  # kept up to date by the caller
-    workers: int
-    most: int
-
-    def __post_init__(self):
-        self.began, self.first, self.start = time.monotonic(), self.tally.next_index, self.tally.next_index
-
-    def next(self) -> range:
-        """The next range of attempts, empty when none is needed at the moment, or none is left, or time is up."""
-        missing = math.ceil((self.request.n - self.tally.kept) / self.tally.acceptance)
-        needed = missing - (self.start - self.tally.next_index)
-        share = max(LEAST, math.ceil(needed / self.workers))
-        size = min(share, self.most, self.request.attempts - self.start, self._in_time())
-        window = range(self.start, self.start + max(0, size)) if needed > 0 else range(0)
-        self.start += len(window)
-        return window
-
-    def _in_time(self) -> int:
-        """Attempts that can be finished before the time limit, at the pace so far."""
-        if self.request.time_limit is None:
-            return self.most
-        passed = time.monotonic() - self.began
-        done = self.tally.next_index - self.first
-        under_way = self.start - self.tally.next_index
-        if not done:
-            return LEAST if passed < self.request.time_limit and under_way < LEAST * self.workers else 0
-        return int(done / passed * (self.request.time_limit - passed)) - under_way
 
 
 def load(model: str | Path = "qm9", device: str = "auto", compile: bool = False) -> Generator:

@@ -21,7 +21,7 @@ from moldiff.diversity import pick_diverse
 from moldiff.errors import RequestError
 from moldiff.files import check_place, check_sdf, discard_unfinished, write_atomically
 from moldiff.formats import COLUMNS, WRITERS, records, reject_text, require_pyarrow, sdf_text, title
-from moldiff.generation import Record, Reject, Tally
+from moldiff.outcomes import Record, Reject, Tally
 
 SAVE_SECONDS = 1.0  # a crash loses no more than what came in this time
 

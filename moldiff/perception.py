@@ -16,10 +16,11 @@ from moldiff import chem, stereo
 from moldiff.attempts import Request
 from moldiff.completion import BONDS, complete, element_token, size_problem
 from moldiff.datasets import records
-from moldiff.generation import Generator, Record, Reject
+from moldiff.generation import Generator
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.one_size import BATCH, Tick
+from moldiff.outcomes import Record, Reject
 from moldiff.samplers import Sampler
 
 # The known coordinates leave little to find: 5, 10 and 20 steps give the same share of right molecules within the error,

@@ -33,7 +33,7 @@ from moldiff.attempts import Request, sample_attempts
 from moldiff.cli import app
 from moldiff.config import PRESETS, preset
 from moldiff.datasets.prepared import read_meta
-from moldiff.generation import WINDOW, load
+from moldiff.generation import load
 from moldiff.known import blank
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
@@ -41,6 +41,7 @@ from moldiff.molecule import Molecules, Prediction
 from moldiff.samplers import Sampler
 from moldiff.schedules import NoiseLevel
 from moldiff.weights import shipped_models
+from moldiff.windows import MOST
 
 SAMPLE = Path(__file__).parents[1] / "data" / "qm9_sample"
 ATOMS = (9, 18, 27, 44)  # 18: the mean of QM9; 44: that of drugs with hydrogens
@@ -194,8 +195,8 @@ def sampled(run: Run, n: int) -> dict[str, float]:
 
     model.network.forward = timed
     start = time.process_time()
-    for first in range(0, n, WINDOW["cpu"]):  # in the portions of `moldiff generate`: larger ones are cheaper
-        portion = range(first, min(first + WINDOW["cpu"], n))
+    for first in range(0, n, MOST["cpu"]):  # in the portions of `moldiff generate`: larger ones are cheaper
+        portion = range(first, min(first + MOST["cpu"], n))
         sample_attempts(model, Request(n, sampler=Sampler(steps=run.steps)), portion)
     return {"sampling": time.process_time() - start, "network": inside}
 

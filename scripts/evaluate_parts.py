@@ -25,7 +25,8 @@ from rdkit.Geometry import Point3D
 from rows import Row, show_rows
 
 from moldiff import load
-from moldiff.generation import Generator, Record
+from moldiff.generation import Generator
+from moldiff.outcomes import Record
 
 PARTS = ("c1cc[nH]c1", "[cH:1]1cc[nH]c1", "CC(N)=O", "C1CO1", "C1CCC1", "C.O")
 GAP = 4.5  # Å between the nearest atoms of pieces that are to be linked

@@ -24,7 +24,8 @@ from moldiff import chem
 from moldiff.attempts import Request, choose_sampler
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.fragments import Wishes
-from moldiff.generation import Generator, Record, load
+from moldiff.generation import Generator, load
+from moldiff.outcomes import Record
 from moldiff.overlay import Overlay, features
 from moldiff.requests import with_molecules
 

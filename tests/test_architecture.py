@@ -43,6 +43,8 @@ ORDER = [
         "formula",
         "draws",
         "attempts",
+        "outcomes",
+        "windows",
         "distillation",
         "predictions",
         "fragments",

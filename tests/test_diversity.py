@@ -12,7 +12,7 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 import moldiff
 from moldiff.diversity import pick_diverse
 from moldiff.errors import RequestError
-from moldiff.generation import Record
+from moldiff.outcomes import Record
 
 SMILES = [
     "CCO",

@@ -21,8 +21,9 @@ from moldiff.errors import RequestError
 from moldiff.fragment_checks import is_kept, objection, similarity
 from moldiff.fragment_files import draw, draw_plan, read_wishes
 from moldiff.fragments import CHURN, STARTS, Plan, Wishes, start_near
-from moldiff.generation import Record, Tally, load
+from moldiff.generation import load
 from moldiff.model_file import DataInfo
+from moldiff.outcomes import Record, Tally
 from moldiff.samplers import Heun, Sampler, UniPC
 
 

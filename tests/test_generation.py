@@ -12,15 +12,16 @@ import torch
 from conftest import with_compositions
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
-from moldiff import attempts, chem, doctor, generation, relay
+from moldiff import attempts, chem, doctor, generation, relay, windows
 from moldiff.attempts import Request, asked_values, sample_attempts
 from moldiff.conditions import Target
 from moldiff.config import Config, NetworkConfig, preset
 from moldiff.draws import SizeDraw
 from moldiff.errors import RequestError
-from moldiff.generation import Generator, Record, Tally, Windows, load
+from moldiff.generation import Generator, load
 from moldiff.model import Model, choose_device
 from moldiff.model_file import DataInfo, ModelFileError
+from moldiff.outcomes import Record, Tally
 from moldiff.samplers import Ancestral, KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
 
@@ -103,7 +104,7 @@ class TestSameMolecules:
     @pytest.mark.parametrize("how", [{"batch_size": 1}, {"batch_size": 3}, {"batch_size": 128}], ids=str)
     def test_accepted_and_rejected_ones(self, small, monkeypatch, how):
         straight = content(small.generate(6, steps=6, rejects=True))
-        monkeypatch.setitem(generation.WINDOW, "cpu", 7)
+        monkeypatch.setitem(windows.MOST, "cpu", 7)
         assert content(small.generate(6, steps=6, rejects=True, **how)) == straight
 
     def test_fewer_are_the_first_of_more(self, small):
@@ -150,6 +151,19 @@ class TestSameMolecules:
         with pytest.raises(RequestError, match="not enough memory for one molecule of"):
             list(small.generate(1, steps=4))
 
+    def test_time_limit_of_a_run(self, small):
+        start = time.monotonic()
+        outcomes = list(small.outcomes(Request(10**6, sampler=Sampler(steps=6), time_limit=1.0)))
+        assert 0.2 < time.monotonic() - start < 4
+        assert len(outcomes) >= windows.LEAST
+
+    @pytest.mark.parametrize(
+        ("n", "cores", "expected"), [(1, 8, 1), (255, 8, 1), (256, 8, 2), (10**6, 8, 8), (1000, 2, 2), (1000, 1, 1)]
+    )
+    def test_workers_that_pay(self, small, monkeypatch, n, cores, expected):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+        assert small.workers_for(n) == expected
+
     def test_other_errors_pass(self, small, monkeypatch):
         def wrong(*_):
             raise RuntimeError("shapes do not match")
@@ -164,7 +178,7 @@ class TestSameMolecules:
                     Request(1, formula="H2O")]  # fmt: skip
         one = sample_attempts(small.model, Request(1, sampler=FAST), [0])
         monkeypatch.setattr(generation, "sample_attempts", lambda *_: one)
-        monkeypatch.setattr(generation, "LEAST", 1)
+        monkeypatch.setattr(windows, "LEAST", 1)
         first = [next(small.outcomes(request)).id for request in requests]
         assert len(set(first)) == len(first)
         assert Request(1).key(small.hash) == Request(9, max_attempts=99).key(small.hash)
@@ -277,61 +291,6 @@ class TestFormula:
             assert chem.check(mol).reason is None, "what is no molecule at all is rejected as such"
             assert CalcMolFormula(mol) != "CH2O" and mol.GetNumAtoms() == 4
         assert "of asked formula" not in tally.funnel(replace(request, formula=None))
-
-
-class TestWindows:
-    def windows(self, accepted: float, n: int, workers: int, **limits) -> list[range]:
-        """Windows of a run whose attempts are accepted at the given rate, with so many under way at a time."""
-        tally, found, under_way = Tally(), [], []
-        windows = Windows(Request(n, **limits), tally, workers, 128)
-        while tally.kept < n:
-            while len(under_way) < (2 * workers if workers > 1 else 1) and (window := windows.next()):
-                under_way.append(window)
-            if not under_way:
-                break
-            found.append(under_way.pop(0))
-            tally.next_index = found[-1].stop
-            tally.kept = int(accepted * tally.next_index)
-        return found
-
-    @pytest.mark.parametrize("accepted", [0.3, 0.95, 1.0])
-    @pytest.mark.parametrize("workers", [1, 3])
-    @pytest.mark.parametrize("n", [1, 10, 700])
-    def test_they_follow_each_other_and_waste_little(self, accepted, workers, n):
-        windows = self.windows(accepted, n, workers, max_attempts=10**6)
-        assert [w.start for w in windows[1:]] == [w.stop for w in windows[:-1]]
-        assert windows[0].start == 0
-        assert windows[-1].stop < 1.15 * n / accepted + 10 * workers
-        assert max(map(len, windows)) <= 128
-
-    def test_attempts_are_limited(self):
-        assert self.windows(0.01, 50, 2, max_attempts=333)[-1].stop == 333
-
-    def test_time_is_limited(self, monkeypatch):
-        """At ten attempts a second, a limit of 20 s is nearly used and not exceeded; nothing that was sampled is lost."""
-        now = [100.0]
-        monkeypatch.setattr(generation.time, "monotonic", lambda: now[0])
-        tally = Tally()
-        windows = Windows(Request(10**6, time_limit=20.0), tally, 1, 128)
-        while window := windows.next():
-            now[0] += len(window) / 10
-            tally.next_index = window.stop
-            tally.kept = window.stop
-        assert 115 < now[0] <= 120
-        assert tally.next_index == pytest.approx(10 * (now[0] - 100))
-
-    def test_time_limit_of_a_run(self, small):
-        start = time.monotonic()
-        outcomes = list(small.outcomes(Request(10**6, sampler=Sampler(steps=6), time_limit=1.0)))
-        assert 0.2 < time.monotonic() - start < 4
-        assert len(outcomes) >= generation.LEAST
-
-    @pytest.mark.parametrize(
-        ("n", "cores", "expected"), [(1, 8, 1), (255, 8, 1), (256, 8, 2), (10**6, 8, 8), (1000, 2, 2), (1000, 1, 1)]
-    )
-    def test_workers_that_pay(self, small, monkeypatch, n, cores, expected):
-        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
-        assert small.workers_for(n) == expected
 
 
 class TestRefusals:

@@ -15,7 +15,7 @@ from rdkit.Chem import AllChem
 from moldiff import chem, formats, outputs
 from moldiff.errors import RequestError
 from moldiff.formats import COLUMNS
-from moldiff.generation import Record, Reject, Tally
+from moldiff.outcomes import Record, Reject, Tally
 from moldiff.outputs import Output, StandardOutput, is_complete
 
 SMILES = (

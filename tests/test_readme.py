@@ -12,7 +12,7 @@ import typer
 
 from moldiff.cli import app
 from moldiff.config import PRESETS
-from moldiff.generation import Record
+from moldiff.outcomes import Record
 from moldiff.weights import shipped_models
 
 ROOT = Path(__file__).parents[1]

@@ -14,8 +14,9 @@ from typer.testing import CliRunner, Result
 from moldiff import chem, cli, outputs, screening
 from moldiff.attempts import Request
 from moldiff.errors import RequestError
-from moldiff.generation import Record, Tally, load
+from moldiff.generation import load
 from moldiff.metrics.druglike import DRUGLIKE_COLUMNS, druglike_facts
+from moldiff.outcomes import Record, Tally
 from moldiff.screening import RELAXATION_COLUMNS, Screen, choose_screen
 
 CONDITIONS = "MW<31 and heavy_atoms==1 and strain<40"

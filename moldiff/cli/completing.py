@@ -13,7 +13,8 @@ from moldiff.terminal import Interrupted, bar, fail, interruptible
 
 if TYPE_CHECKING:
     from moldiff.attempts import Request
-    from moldiff.generation import Generator, Record
+    from moldiff.generation import Generator
+    from moldiff.outcomes import Record
 
 SHOWN = 20  # problems at the terminal; all are in the summary
 

@@ -223,8 +223,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "qm9-hydrogens": {
         "task": "place-hydrogens",
         "network": {"kind": "transformer", "options": dict(width=64, layers=4, vectors=8, pair_width=16, heads=4, radial=16)},
-        "process": dict(sigma_mean=-3.0, sigma_std=1.0, sigma_tail=0.0),
-        "train": dict(steps=2400, batch=128, lr=2e-3, drop_all=1.0, drop_heavy=1.0, drop_composition=1.0, self_condition=0.0),
+        "process": dict(sigma_mean=-1.9, sigma_std=1.1, sigma_tail=0.0),
+        "train": dict(steps=7000, batch=128, lr=2e-3, cooldown=0.5,
+                      drop_all=1.0, drop_heavy=1.0, drop_composition=1.0, self_condition=0.0),
     },
     # 0.3 M parameters on e3nn, features up to degree 2: a NequIP-like network on this process
     "qm9-tensor": {

@@ -162,7 +162,8 @@ class Generator:
 
     def key(self, request: Request) -> str:
         """Of IDs: all that decides a molecule besides seed and number. A compiled network rounds otherwise."""
-        return request.key(f"{self.hash} compiled" if self.compiled else self.hash)
+        weights = [self.hash, *(["compiled"] if self.compiled else []), *([self.placer.sha256] if self.placer else [])]
+        return request.key(" ".join(weights))
 
     def conformers(self, mols: "Iterable[Chem.Mol | str]", n: int = 10, **options: Any) -> "Iterator[Conformer]":
         """Yield ``n`` conformers of each molecule (RDKit's or SMILES), stereo as the molecule tells it, the rest free.

@@ -4,6 +4,8 @@ A generator without hydrogens leaves them to valence, and a force field places t
 the quantum chemistry that the generator learned from.
 """
 
+import zlib
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +16,13 @@ from moldiff.config import Config, ConfigError
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
+from moldiff.samplers import KeyedRandomness, Sampler, UniPC, sample
 from moldiff.schedules import NoiseLevel
 
-LEVELS = (0.05, 0.02)  # σ at which the hydrogens are estimated, one after the other
+NOISES = (0.5, 0.5, 0.2, 0.05)  # σ that is added to a guess, at first and where it came to nothing before
+SAMPLER = Sampler(6, UniPC(churn=0.0), "log", sigma_min=0.02, from_template=True)
+LONGER = 0.05  # Å by which a bond may differ from that of the guess
+APART = 1.4  # Å from a hydrogen to any other atom than its own, unless the guess is nearer
 
 
 class Hydrogens(Model):
@@ -41,14 +47,27 @@ class Hydrogens(Model):
         element = torch.tensor(self.data.element_of, device=molecules.device)[molecules.atom.long()]
         return (element == self.data.elements.index("H")) & molecules.mask
 
-    def place(self, molecules: Molecules) -> Molecules:
-        """Hydrogens that are roughly right, moved to where they are; Å. The other atoms do not move.
+    def place(self, molecules: Molecules, attempt: int = 0) -> tuple[Molecules, Bool[Tensor, " b"]]:
+        """Hydrogens drawn about where they are guessed; Å. The other atoms do not move. Which molecules are sound.
 
-        The estimate of their places, taken at falling levels: a guess needs no noise, since it is off by as much.
+        Noise is added to the guess and taken away by the model, in so few steps that now and then a hydrogen ends upon its
+        neighbour: such molecules are for the next attempt. Random numbers belong to a molecule's graph and to the attempt, so
+        that its neighbours have no part in where its hydrogens are, nor has how a processor rounds the other atoms' places.
         """
-        for sigma in LEVELS:
-            level = self.free_hydrogens(molecules, molecules.pos.new_full((len(molecules),), sigma))
-            centred = molecules.centre(level.fixed_pos)
-            moved = self.denoise(centred, level).pos - centred.pos
-            molecules = molecules.replace(pos=molecules.pos + moved)
-        return molecules
+        graphs = zip(molecules.atom.short().numpy(), molecules.bond.short().numpy(), strict=True)
+        numbers = [zlib.crc32(atom.tobytes() + bond.tobytes()) for atom, bond in graphs]
+        random = KeyedRandomness(attempt, numbers).of_size(molecules.mask.shape[1])
+        free = self.free_hydrogens(molecules, molecules.pos.new_ones(len(molecules)))
+        placed, _ = sample(
+            lambda state, level, previous: self.denoise(state, level),
+            self.process, molecules, free, replace(SAMPLER, sigma_max=NOISES[attempt]), random,
+        )  # fmt: skip
+        return placed, self.sound(placed, molecules)
+
+    def sound(self, placed: Molecules, guess: Molecules) -> Bool[Tensor, " b"]:
+        """Whether bonds to hydrogens are as long as in the guess, about, and no other atoms are near them."""
+        hydrogen = self.are_hydrogens(guess)[:, :, None] & ~torch.eye(guess.mask.shape[1], dtype=torch.bool)
+        now, then = (torch.cdist(m.pos, m.pos) for m in (placed, guess))
+        bonded = guess.bond > 0
+        wrong = torch.where(bonded, (now - then).abs() > LONGER, now < then.clamp(max=APART))
+        return ~(wrong & hydrogen & guess.pair_mask).any(-1).any(-1)

@@ -8,7 +8,7 @@ from rdkit.Chem import Mol
 
 from moldiff import chem
 from moldiff.conditions import Property
-from moldiff.hydrogens import Hydrogens
+from moldiff.hydrogens import NOISES, Hydrogens
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.one_size import BATCH, filled_rows, inference
@@ -70,24 +70,27 @@ def _is_part(data: DataInfo, whole: DataInfo) -> bool:
 def with_placed_hydrogens(placer: Hydrogens, mols: Sequence[Mol]) -> list[Mol]:
     """Copies with their hydrogens where ``placer`` has them, the other atoms exactly where they are.
 
-    What it cannot read, such as an element that it does not know, stays as it is. A molecule's result does not depend on
-    the others.
+    What it cannot read, such as an element that it does not know, stays as it is, as does what comes to nothing however often
+    it is tried. A molecule's result does not depend on the others.
     """
-    made = list(mols)
-    read: dict[int, list[tuple[int, Molecules]]] = {}
+    made, left = list(mols), dict[int, Molecules]()
     for k, mol in enumerate(mols):
         with suppress(chem.ConversionError):
-            molecule = chem.from_rdkit([mol], placer.data.vocabulary)
-            read.setdefault(mol.GetNumAtoms(), []).append((k, molecule))
+            left[k] = chem.from_rdkit([mol], placer.data.vocabulary)
     with inference():
-        for atoms, rows in read.items():
-            for start in range(0, len(rows), BATCH["cpu"]):
-                batch = rows[start : start + BATCH["cpu"]]
-                molecules = Molecules.collate([molecule for _, molecule in batch])
-                placed = placer.place(molecules.select(filled_rows(len(batch), atoms)))
-                is_hydrogen = placer.are_hydrogens(molecules).numpy()
-                for (k, _), pos, hydrogens in zip(batch, placed.pos.double().numpy(), is_hydrogen, strict=False):
-                    made[k] = Mol(mols[k])
-                    where = made[k].GetConformer().GetPositions()
-                    made[k].GetConformer().SetPositions(np.where(hydrogens[:, None], pos, where))
+        for attempt in range(len(NOISES)):
+            for atoms in {mols[k].GetNumAtoms() for k in left}:
+                rows = [k for k in left if mols[k].GetNumAtoms() == atoms]
+                for start in range(0, len(rows), BATCH["cpu"]):
+                    batch = rows[start : start + BATCH["cpu"]]
+                    molecules = Molecules.collate([left[k] for k in batch])
+                    placed, sound = placer.place(molecules.select(filled_rows(len(batch), atoms)), attempt)
+                    is_hydrogen = placer.are_hydrogens(molecules).numpy()[..., None]
+                    for row in np.flatnonzero(sound.numpy()[: len(batch)]).tolist():
+                        k = batch[row]
+                        made[k] = Mol(mols[k])
+                        where = made[k].GetConformer().GetPositions()
+                        pos = placed.pos[row].double().numpy()
+                        made[k].GetConformer().SetPositions(np.where(is_hydrogen[row], pos, where))
+                        del left[k]
     return made

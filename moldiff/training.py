@@ -107,9 +107,9 @@ def _begun(
         raise TrainingError(f"{run}: holds a run already; continue it with --resume, or choose another directory")
     torch.manual_seed(config.train.seed)  # initial weights only
     if init_from is None:
-        return State.begin(_untrained(config, DataInfo.from_meta(meta)).to(device))
-    source = Model.load(init_from)
-    model = Model(config, adapt(meta, source.data, splits, init_from, extend))
+        return State.begin(_kind(config)(config, DataInfo.from_meta(meta)).to(device))
+    source = _kind(config).load(init_from)
+    model = _kind(config)(config, adapt(meta, source.data, splits, init_from, extend))
     start_from(model, source, init_from)
     state = State.begin(model.to(device))
     state.started_from = {"sha256": source.sha256, **{k: source.info[k] for k in HISTORY if k in source.info}}
@@ -122,16 +122,16 @@ def _continued(run: Path, meta: dict[str, Any], config: Config, device: torch.de
     checkpoint = find_checkpoint(run, info)
     if checkpoint.header["started_from"]:
         info = DataInfo.from_dict(checkpoint.header["known"])
-    state = State.begin(_untrained(config, info).to(device))
+    state = State.begin(_kind(config)(config, info).to(device))
     load_checkpoint(state, config, checkpoint)
     return state
 
 
-def _untrained(config: Config, info: DataInfo) -> TrainedNetwork:
+def _kind(config: Config) -> type[TrainedNetwork]:
     kinds = {kind.TASK: kind for kind in (Model, Predictor, Hydrogens)}
     if config.task not in kinds:
         raise ConfigError(f"task = {config.task!r}: there are {', '.join(kinds)}")
-    return kinds[config.task](config, info)
+    return kinds[config.task]
 
 
 class Loop:

@@ -15,7 +15,7 @@ from moldiff.guidance import AllowedAtoms
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
-from moldiff.one_size import BATCH, Tick, filled_rows, inference, sample_filled
+from moldiff.one_size import Tick, alike, filled_rows, inference, sample_filled
 from moldiff.samplers import KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
 
@@ -33,17 +33,13 @@ def complete(
     ``keys``: (number of the molecule, number of the attempt). Where atoms are free they keep their element: only the charge
     is made. ``tick`` is told of work done, in molecules.
     """
-    sizes = np.array([m.mask.shape[1] for m in molecules])
     made: dict[int, Molecules] = {}
     with inference():
-        for atoms in np.unique(sizes).tolist():
-            rows = np.flatnonzero(sizes == atoms).tolist()
-            for start in range(0, len(rows), BATCH[model.device.type]):
-                chosen = rows[start : start + BATCH[model.device.type]]
-                random = KeyedRandomness(seed, [key_of(*keys[k]) for k in chosen], model.device)
-                template = Molecules.collate([molecules[k] for k in chosen])
-                done = _one_size(model, template, free, sampler, random, tick)
-                made |= dict(zip(chosen, done.to("cpu").split(), strict=True))
+        for chosen in alike([m.mask.shape[1] for m in molecules], model.device.type):
+            random = KeyedRandomness(seed, [key_of(*keys[k]) for k in chosen], model.device)
+            template = Molecules.collate([molecules[k] for k in chosen])
+            done = _one_size(model, template, free, sampler, random, tick)
+            made |= dict(zip(chosen, done.to("cpu").split(), strict=True))
     return [made[k] for k in range(len(molecules))]
 
 

@@ -66,8 +66,7 @@ class Hydrogens(Model):
 
     def sound(self, placed: Molecules, guess: Molecules) -> Bool[Tensor, " b"]:
         """Whether bonds to hydrogens are as long as in the guess, about, and no other atoms are near them."""
-        hydrogen = self.are_hydrogens(guess)[:, :, None] & ~torch.eye(guess.mask.shape[1], dtype=torch.bool)
         now, then = (torch.cdist(m.pos, m.pos) for m in (placed, guess))
         bonded = guess.bond > 0
         wrong = torch.where(bonded, (now - then).abs() > LONGER, now < then.clamp(max=APART))
-        return ~(wrong & hydrogen & guess.pair_mask).any(-1).any(-1)
+        return ~(wrong & self.are_hydrogens(guess)[..., None] & guess.pair_mask).any((1, 2))

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
 from moldiff.composition import KeptComposition
@@ -16,6 +17,14 @@ from moldiff.schedules import NoiseLevel
 # Molecules in one batch, by kind of device. A CPU is at its best from 8 molecules of a size; a GPU wants many.
 BATCH = {"cpu": 64, "cuda": 512, "mps": 256}
 Tick = Callable[[float], None]  # told of work done, in molecules, since it was last called
+
+
+def alike(sizes: Sequence[int], device: str = "cpu") -> Iterator[list[int]]:
+    """Numbers of the molecules of one size, as many as go together on a kind of device; ``sizes``: of all, in atoms."""
+    for atoms in np.unique(np.asarray(sizes, dtype=int)):
+        rows = np.flatnonzero(np.equal(sizes, atoms)).tolist()
+        for start in range(0, len(rows), BATCH[device]):
+            yield rows[start : start + BATCH[device]]
 
 
 def filled_rows(count: int, atoms: int) -> list[int]:

@@ -11,7 +11,7 @@ from moldiff.conditions import Property
 from moldiff.hydrogens import NOISES, Hydrogens
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
-from moldiff.one_size import BATCH, filled_rows, inference
+from moldiff.one_size import alike, filled_rows, inference
 from moldiff.predictor import Predictor
 from moldiff.weights import shipped_helpers
 
@@ -79,18 +79,18 @@ def with_placed_hydrogens(placer: Hydrogens, mols: Sequence[Mol]) -> list[Mol]:
             left[k] = chem.from_rdkit([mol], placer.data.vocabulary)
     with inference():
         for attempt in range(len(NOISES)):
-            for atoms in {mols[k].GetNumAtoms() for k in left}:
-                rows = [k for k in left if mols[k].GetNumAtoms() == atoms]
-                for start in range(0, len(rows), BATCH["cpu"]):
-                    batch = rows[start : start + BATCH["cpu"]]
-                    molecules = Molecules.collate([left[k] for k in batch])
-                    placed, sound = placer.place(molecules.select(filled_rows(len(batch), atoms)), attempt)
-                    is_hydrogen = placer.are_hydrogens(molecules).numpy()[..., None]
-                    for row in np.flatnonzero(sound.numpy()[: len(batch)]).tolist():
-                        k = batch[row]
-                        made[k] = Mol(mols[k])
-                        where = made[k].GetConformer().GetPositions()
-                        pos = placed.pos[row].double().numpy()
-                        made[k].GetConformer().SetPositions(np.where(is_hydrogen[row], pos, where))
-                        del left[k]
+            numbers = list(left)
+            for rows in alike([mols[k].GetNumAtoms() for k in numbers]):
+                batch = [numbers[row] for row in rows]
+                molecules = Molecules.collate([left[k] for k in batch])
+                filled = molecules.select(filled_rows(len(batch), molecules.mask.shape[1]))
+                placed, sound = placer.place(filled, attempt)
+                is_hydrogen = placer.are_hydrogens(molecules).numpy()[..., None]
+                for row in np.flatnonzero(sound.numpy()[: len(batch)]).tolist():
+                    k = batch[row]
+                    made[k] = Mol(mols[k])
+                    where = made[k].GetConformer().GetPositions()
+                    pos = placed.pos[row].double().numpy()
+                    made[k].GetConformer().SetPositions(np.where(is_hydrogen[row], pos, where))
+                    del left[k]
     return made

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 
 import numpy as np
 import torch
@@ -42,9 +43,15 @@ def read_target(text: str) -> Target:
     """``NAME=VALUE`` or ``NAME=LOW:HIGH``. Raises :class:`RequestError`."""
     name, _, value = text.partition("=")
     low, colon, high = value.partition(":")
+    return target_of(name.strip(), low, high if colon else low, text)
+
+
+def target_of(name: str, low: Real | str, high: Real | str, text: str = "") -> Target:
+    """Of numbers, or of texts that stand for them; ``text``: how it was written. Raises :class:`RequestError`."""
+    text = text or f"{name}={low}" + (f":{high}" if high != low else "")
     try:
-        target = Target(name.strip(), float(low), float(high if colon else low))
-    except ValueError:
+        target = Target(name, float(low), float(high))
+    except (TypeError, ValueError):
         target = Target("", 0.0, 0.0)
     if not (target.name and math.isfinite(target.low) and math.isfinite(target.high)):
         raise RequestError(f"--target {text}: write NAME=VALUE or NAME=LOW:HIGH with numbers, e.g. gap=6.5")

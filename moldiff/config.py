@@ -9,6 +9,7 @@ from typing import Any
 from moldiff.errors import MoldiffError
 
 QUALITIES = ("fast", "balanced", "best")
+PRECISIONS = ("float32", "bfloat16")
 GUIDANCE = 2.0  # weight of classifier-free guidance, unless another is given
 
 
@@ -62,6 +63,13 @@ class TrainConfig:
     checkpoint_seconds: float = 60.0
     precision: str = "float32"  # or bfloat16
     compile: bool = False
+
+    def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"train.precision = {self.precision}: there are {' and '.join(PRECISIONS)}")
+        for name in ("steps", "batch", "warmup", "check_steps"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} = {getattr(self, name)}: at least 1")
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ def write_atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def discard_unfinished(path: Path) -> None:
-    """Remove what :func:`write_atomically` left beside ``path`` when its process was killed."""
-    for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
-        if left.suffixes[-2][1:].isdigit():
+def discard_unfinished(folder: Path, name: str | None = None) -> None:
+    """Remove what :func:`write_atomically` left in a folder when its process was killed, of the file ``name`` or of all."""
+    for left in folder.glob(f".{'*' if name is None else escape(name)}.*.tmp"):
+        if left.suffixes[-2][1:].isdigit() and left.is_file():
             left.unlink(missing_ok=True)
 
 

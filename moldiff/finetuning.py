@@ -15,8 +15,7 @@ from moldiff.config import Config, NetworkConfig
 from moldiff.datasets.prepared import Split
 from moldiff.denoisers.layers import BEFORE_PROPERTIES, PER_PROPERTY
 from moldiff.denoisers.transformer import TransformerConfig
-from moldiff.model import Model
-from moldiff.model_file import DataInfo
+from moldiff.model_file import DataInfo, TrainedNetwork
 from moldiff.training_state import TrainingError
 
 # For hundreds to thousands of molecules on two CPU cores; measured on 240, see "Train on your own molecules" in README.md.
@@ -98,7 +97,7 @@ def translate(split: Split, info: DataInfo, adapted: DataInfo) -> Split:
     return dataclasses.replace(split.with_vocabulary(info.vocabulary, adapted.vocabulary), properties=properties)
 
 
-def start_from(model: Model, source: Model, path: Path) -> None:
+def start_from(model: TrainedNetwork, source: TrainedNetwork, path: Path) -> None:
     """Give ``model`` the weights of ``source``, which knows the first of its tokens and properties or all of them.
 
     A transformer may have more layers than its source, which begin as the identity, and be told of longer walks, which count
@@ -149,11 +148,12 @@ def _columns(name: str, token: int, condition: int) -> list[int]:
     """Widths of what a first layer called ``name`` reads, of all but the last piece: the noisy token, the one of the
     previous estimate, and the condition vector up to its last property; the counts of the elements are last. Of pairs, walks
     are."""
-    if name.startswith("embed_pair"):
+    layer = name.removeprefix("trunk.")  # of a predictor
+    if layer.startswith("embed_pair"):
         return []
-    if name.startswith("embed_atom"):
+    if layer.startswith("embed_atom"):
         return [token, token]
-    if name.startswith("embed_condition"):
+    if layer.startswith("embed_condition"):
         return [condition]
     return [token, token, 2 + condition]
 

@@ -1,11 +1,13 @@
 """Attempts → accepted records, in order: who samples them, and which are kept and why."""
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ import torch
 
 from moldiff import chem, fragment_checks, fragments
 from moldiff.attempts import Request, asked_values, choose_sampler, sample_attempts
-from moldiff.conditions import find_property, read_target
+from moldiff.conditions import find_property, target_of
 from moldiff.config import QUALITIES
 from moldiff.denoisers import check_compiler, compile_layers
 from moldiff.formula import has_formula
@@ -98,9 +100,9 @@ class Generator:
         """
         if "sampler" not in options or quality is not None or steps is not None:
             options["sampler"] = choose_sampler(self.model.config, quality, steps)
-        sizes = (heavy_atoms, heavy_atoms) if isinstance(heavy_atoms, int) else heavy_atoms
+        sizes = (heavy_atoms, heavy_atoms) if isinstance(heavy_atoms, Integral) else heavy_atoms
         ranges = {k: v if isinstance(v, tuple) else (v, v) for k, v in (targets or {}).items()}
-        options["targets"] = tuple(read_target(f"{k}={low!r}:{high!r}") for k, (low, high) in ranges.items())
+        options["targets"] = tuple(target_of(k, low, high) for k, (low, high) in ranges.items())
         draft = Request(n, seed, heavy_atoms=sizes, formula=formula, **options)
         wishes = fragments.Wishes(fix, None if attach is None else tuple(attach), replace, like, strength)
         request, _ = with_molecules(draft, self.model.data, wishes, overlay_of(shape, pharmacophore))
@@ -162,8 +164,24 @@ class Generator:
 
     def key(self, request: Request) -> str:
         """Of IDs: all that decides a molecule besides seed and number. A compiled network rounds otherwise."""
-        weights = [self.hash, *(["compiled"] if self.compiled else []), *([self.placer.sha256] if self.placer else [])]
-        return request.key(" ".join(weights))
+        weights = [self.hash, self.settings, *(["compiled"] if self.compiled else [])]
+        return request.key(" ".join([*weights, *([self.placer.sha256] if self.placer else [])]))
+
+    @cached_property
+    def settings(self) -> str:
+        """Eight hex digits for what decides molecules besides the tensors of the weights: what is drawn, and how it is told."""
+        config, data = self.model.config, self.model.data
+        told = config.quality.told_composition, config.quality.told_properties
+        decisive = (
+            config.process,
+            told,
+            data.vocabulary,
+            data.properties,
+            data.coordinate_std,
+            data.compositions,
+            data.examples,
+        )
+        return hashlib.sha256(repr(decisive).encode()).hexdigest()[:8]
 
     def conformers(self, mols: "Iterable[Chem.Mol | str]", n: int = 10, **options: Any) -> "Iterator[Conformer]":
         """Yield ``n`` conformers of each molecule (RDKit's or SMILES), stereo as the molecule tells it, the rest free.

@@ -8,14 +8,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from moldiff.conditions import Conditions
-from moldiff.config import Config
+from moldiff.config import Config, ConfigError
 from moldiff.denoisers import build_network
 from moldiff.denoisers.layers import NetworkInput, Sizes, condition_features, condition_width
 from moldiff.errors import RequestError
 from moldiff.model_file import DataInfo, TrainedNetwork
 from moldiff.molecule import BOND_CLASSES, Molecules, Prediction
 from moldiff.processes import Categorical, Gaussian
-from moldiff.schedules import NoiseLevel, training_sigmas
+from moldiff.schedules import GRIDS, NoiseLevel, training_sigmas
 from moldiff.tasks import task_levels
 from moldiff.valences import implied_hydrogens
 
@@ -30,6 +30,8 @@ class Model(TrainedNetwork):
 
     def __init__(self, config: Config, data: DataInfo, info: dict[str, Any] | None = None):
         super().__init__(config, data, info)
+        if config.quality.grid not in GRIDS:
+            raise ConfigError(f"quality.grid = {config.quality.grid}: there are {', '.join(GRIDS)}")
         sizes = Sizes(len(data.vocabulary), BOND_CLASSES, condition_width(len(data.properties), len(data.elements)))
         self.network = build_network(config.network, sizes)
         p = config.process

@@ -145,7 +145,7 @@ class TrainedNetwork(nn.Module):
             ModelFileError: the file is missing, truncated, a pickle, of another format, made for another task, or its
                 weights do not match the hash they were saved with.
         """
-        tensors, header = _read(Path(path))
+        tensors, header = read_file(Path(path))
         if tensor_hash(tensors) != header["sha256"]:
             raise ModelFileError(f"{path}: weights do not match their hash, the file is damaged; get it again")
         config = Config.from_dict(header["config"])
@@ -169,7 +169,8 @@ def tensor_hash(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file written by :meth:`TrainedNetwork.save`. Raises :class:`ModelFileError`."""
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file")
     with open(path, "rb") as file:

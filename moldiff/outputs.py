@@ -93,6 +93,7 @@ class Output:
         check_output(path, force=force or resume)
         self.path, self.provenance = path, provenance
         self.columns, self.relaxed, self.diverse = {**COLUMNS, **scores}, relaxed, diverse
+        self.request = identity
         self.identity = {**identity, "rejects": rejects and os.path.abspath(rejects)}
         self.journal = path.with_name(f".{path.name}.partial.sdf")
         self.state = path.with_name(f".{path.name}.partial.json")
@@ -113,7 +114,7 @@ class Output:
         mode = "ab" if sizes else "wb"
         with named(f"-o {path}"):
             for written in filter(None, (path, self.state, self.summary_path, relaxed)):
-                discard_unfinished(written)
+                discard_unfinished(written.parent, written.name)
             if not sizes:
                 self.state.unlink(missing_ok=True)  # before the journals that it describes
                 self.relaxed_journal.unlink(missing_ok=True)
@@ -130,7 +131,7 @@ class Output:
         """Where the interrupted run was, with its files cut back to that; a new run if there was none."""
         if not self.state.exists():
             if self.path.exists():
-                raise RequestError(f"-o {self.path}: is complete, there is nothing to resume; --force makes it again")
+                raise self._complete()
             return Tally(), {}
         try:
             state = json.loads(self.state.read_text())
@@ -140,8 +141,14 @@ class Output:
             raise self._damaged(self.state) from error
         different = [k for k in {**identity, **self.identity} if identity.get(k) != self.identity.get(k)]
         if different:
-            was = ", ".join(f"{k} {identity.get(k)} (now {self.identity.get(k)})" for k in different)
+            named = [k for k in different if k != "key"] or different  # the key hangs on all of them
+            was = ", ".join(f"{k} {identity.get(k)} (now {self.identity.get(k)})" for k in named)
             raise RequestError(f"-o {self.path}: the interrupted run had {was}; use the same options, or --force")
+        if not self.journal.exists() and _is_finished(
+            self.path, tally.kept, self.request
+        ):  # only the tidying up is missing
+            self._tidy()
+            raise self._complete()
         for name, size in sizes.items():
             path = self.paths[name]
             if not path.is_file() or path.stat().st_size < size:
@@ -150,6 +157,9 @@ class Output:
         if self.identity.get("unique"):
             self.seen = {row["smiles"] for row, _ in records(chem.sdf_records(self.journal))}
         return tally, sizes
+
+    def _complete(self) -> RequestError:
+        return RequestError(f"-o {self.path}: is complete, there is nothing to resume; --force makes it again")
 
     def _damaged(self, path: Path) -> RequestError:
         return RequestError(f"-o {self.path}: cannot resume, {path} is damaged or missing; --force starts again")
@@ -200,9 +210,12 @@ class Output:
                 os.replace(self.journal, self.path)
             else:
                 self._copy(self.journal, self.path, chosen)
-        self.state.unlink(missing_ok=True)
-        for journal in (self.journal, self.relaxed_journal):
-            journal.unlink(missing_ok=True)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Remove what only an interrupted run needs, the state first: without it there is nothing to resume."""
+        for path in (self.state, self.journal, self.relaxed_journal):
+            path.unlink(missing_ok=True)
 
     def _diverse(self, count: int) -> set[str]:
         """The titles of the molecules picked."""
@@ -231,7 +244,11 @@ class Output:
 
 def is_complete(path: Path, n: int, identity: dict[str, Any]) -> bool:
     """Whether a finished run of this request left at least ``n`` molecules here, so that there is nothing to resume."""
-    if not path.is_file() or path.with_name(f".{path.name}.partial.json").exists():
+    return not path.with_name(f".{path.name}.partial.json").exists() and _is_finished(path, n, identity)
+
+
+def _is_finished(path: Path, n: int, identity: dict[str, Any]) -> bool:
+    if not path.is_file():
         return False
     try:
         found = json.loads(path.with_name(f"{path.name}.summary.json").read_text(encoding="utf-8"))

@@ -100,6 +100,10 @@ class PropertyNetwork(nn.Module):
     def muon_parameters(self) -> list[nn.Parameter]:
         return self.trunk.muon_parameters()
 
+    def begin_as_identity(self, first: int) -> None:
+        """As :meth:`moldiff.denoisers.transformer.Trunk.begin_as_identity`."""
+        self.trunk.begin_as_identity(first)
+
     def forward(self, inputs: NetworkInput) -> Float[Tensor, "b properties"]:
         x, v, _ = self.trunk.features(inputs)
         real = inputs.mask.to(x.dtype)[..., None]

@@ -66,8 +66,8 @@ def train(
         TrainingError: the run exists already (and ``resume`` is off), does not fit the data or configuration, or the loss
             stopped being finite; in that case the last good checkpoint is kept.
     """
-    run, device = Path(run), torch.device(device)
-    with _processes() as (rank, world):
+    run, device = Path(run), _own_device(torch.device(device))
+    with _processes(device) as (rank, world):
         if finish and (max_seconds is None or world > 1):
             raise TrainingError("to finish by the clock takes a time limit, and one process: each has its own clock")
         meta = read_meta(data)
@@ -323,8 +323,17 @@ def ema_exponent(width: float) -> float:
     return float(np.roots([1, 7, 16 - t, 12 - t]).real.max())
 
 
+def _own_device(device: torch.device) -> torch.device:
+    """Of several processes on GPUs each has its own, by the number that ``torchrun`` gave it on this machine."""
+    if device.type != "cuda" or device.index is not None or "LOCAL_RANK" not in os.environ:
+        return device
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
+
+
 @contextmanager
-def _processes() -> Iterator[tuple[int, int]]:
+def _processes(device: torch.device) -> Iterator[tuple[int, int]]:
     """(rank, number of processes) as ``torchrun`` set them, else (0, 1).
 
     They end together: one that ends while the group's threads run aborts, and then ``torchrun`` stops the others, which
@@ -335,7 +344,7 @@ def _processes() -> Iterator[tuple[int, int]]:
         return
     ours = not dist.is_initialized()  # else the caller's, who ends it
     if ours:
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield dist.get_rank(), dist.get_world_size()
         dist.barrier()

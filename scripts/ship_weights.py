@@ -64,7 +64,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.fast:
         pupil = Model.load(arguments.source)
-        pupil.info |= {"figures": [figures(text) for text in arguments.figures]}
+        if arguments.figures:
+            pupil.info |= {"figures": [figures(text) for text in arguments.figures]}
         save(pupil, WEIGHTS / "fast" / f"{arguments.name}.safetensors")
         return
     for folder, kind in HELPERS.items():

@@ -71,6 +71,7 @@ class TestGenerate:
         assert len(rejects) == sum(summary["rejected"].values()) == summary["funnel"]["sampled"] - 5 > 0
         assert summary["rejected"] == {reason: rejects.count(reason) for reason in set(rejects)}
         expected = {"seed": 7, "steps": 6, "n_atoms": None, "unique": False, "model": generation.load(trained).hash}
+        expected |= {"key": ids[0].split("-")[1]}
         assert summary["request"] == expected
         assert summary["model_sha256"] == expected["model"]
         assert (summary["model"], summary["device"], summary["evaluations"]) == ("four", "cpu", 6)

@@ -14,6 +14,7 @@ from moldiff.conditions import (
     check_targets,
     draw_values,
     read_target,
+    target_of,
 )
 from moldiff.errors import RequestError
 
@@ -131,6 +132,12 @@ def test_select():
 def test_targets_are_read(text, target):
     assert read_target(text) == target
     assert read_target(str(target)) == target
+
+
+def test_targets_of_numbers():
+    assert target_of("gap", np.float64(6.5), np.int64(7)) == Target("gap", 6.5, 7.0)
+    with pytest.raises(RequestError, match="--target gap=high: write NAME=VALUE"):
+        target_of("gap", "high", "high")
 
 
 @pytest.mark.parametrize(

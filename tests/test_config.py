@@ -30,6 +30,8 @@ def test_dictionary_round_trip():
         ({"train": {"compile": 1}}, r"train\.compile = 1: expected bool"),
         ({"train": 3}, r"train = 3: expected TrainConfig"),
         ({"network": {"options": 3}}, r"network\.options = 3: expected dict"),
+        ({"train": {"precision": "bf16"}}, r"train\.precision = bf16: there are float32 and bfloat16"),
+        ({"train": {"warmup": 0}}, r"train\.warmup = 0: at least 1"),
     ],
 )
 def test_wrong_values_are_refused(values, message):

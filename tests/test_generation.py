@@ -391,7 +391,20 @@ class TestCompiled:
         for plain, of_compiled in pairs:
             assert plain.smiles == of_compiled.smiles  # nothing was really compiled here
             assert plain.id != of_compiled.id and plain.index == of_compiled.index
-        assert small.key(Request(1)) == Request(1).key(small.hash) != other.key(Request(1))
+        assert small.key(Request(1)) != other.key(Request(1))
+
+    def test_what_is_drawn_and_told_belongs_to_the_ids(self, small, trained):
+        """Weights of equal tensors that draw tokens or sizes otherwise make other molecules."""
+        config, data = small.model.config, small.model.data
+        colder = replace(config, process=replace(config.process, temperature=0.3))
+        telling = replace(config, quality=replace(config.quality, told_composition=True))
+        fewer = replace(data, compositions=data.compositions[:1])
+        others = [Model(*of) for of in ((colder, data), (telling, data), (config, fewer))]
+        for other in others:
+            other.network.load_state_dict(small.model.network.state_dict())
+        generators = [small, *(Generator(other, small.name, trained) for other in others)]
+        assert len({g.hash for g in generators}) == 1
+        assert len({g.key(Request(1)) for g in generators}) == 4
 
     def test_workers_compile_what_they_load(self, trained, compiled):
         generation._prepare_worker(str(trained), "cpu", True, None)

@@ -282,6 +282,26 @@ class TestResuming:
         path.with_name("out.sdf.summary.json").write_text("{")
         assert not is_complete(path, 1, IDENTITY)
 
+    def test_interrupted_while_tidying_up(self, path, monkeypatch):
+        with monkeypatch.context() as patch:
+            patch.setattr(Output, "_tidy", lambda self: None)
+            written(path)
+        made = path.read_bytes()
+        with pytest.raises(RequestError, match="is complete, there is nothing to resume"):
+            Output(path, PROVENANCE, IDENTITY, resume=True)
+        assert path.read_bytes() == made
+        assert is_complete(path, len(RECORDS), IDENTITY)
+
+    def test_a_lost_journal_is_not_taken_for_an_output(self, path):
+        path.write_text("precious")
+        sink = Output(path, PROVENANCE, IDENTITY, force=True)
+        sink.write(OUTCOMES[0])
+        sink.save()
+        sink.close()
+        sink.journal.unlink()
+        with pytest.raises(RequestError, match=r"cannot resume, .* is damaged or missing"):
+            Output(path, PROVENANCE, IDENTITY, resume=True)
+
     def test_saved_every_second(self, path, monkeypatch):
         now = [0.0]
         monkeypatch.setattr(outputs.time, "monotonic", lambda: now[0])

@@ -8,11 +8,15 @@ import pytest
 import torch
 from rdkit import Chem
 from rdkit.Chem import AllChem
+from typer.testing import CliRunner
 
 from moldiff import generation, predictions, screening
+from moldiff.batches import Batches, keyed_generator
+from moldiff.cli import app
 from moldiff.conditions import Conditions, Property, Target
 from moldiff.config import Config, ConfigError, NetworkConfig, TrainConfig
 from moldiff.datasets.prepared import read_split
+from moldiff.finetuning import start_from
 from moldiff.generation import Generator
 from moldiff.model import Model
 from moldiff.model_file import ModelFileError
@@ -93,6 +97,30 @@ def test_weights_are_for_one_task(trained_predictor, trained):
         Model.load(trained_predictor)
     with pytest.raises(ModelFileError, match=r"made to generate, not to predict"):
         Predictor.load(trained)
+
+
+def test_training_starts_from_other_weights(trained_predictor, tmp_path):
+    still = replace(CONFIG, train=replace(CONFIG.train, steps=1, lr=0.0))
+    again = train(DATA, tmp_path / "again", still, init_from=trained_predictor)
+    assert Predictor.load(again).sha256 == Predictor.load(trained_predictor).sha256
+    source = Predictor.load(trained_predictor)
+    more = replace(
+        source.data, vocabulary=(*source.data.vocabulary, "Br"), atom_marginal=(*source.data.atom_marginal, 0.0)
+    )
+    grown = Predictor(CONFIG, more)
+    start_from(grown, source, trained_predictor)
+    molecules, _ = Batches(read_split(DATA, "test"), len(more.properties), torch.device("cpu")).draw(
+        8, keyed_generator(0), 0, 1
+    )
+    assert close(grown(molecules), source(molecules))
+
+
+def test_the_command_trains_predictors_on(trained_predictor, tmp_path):
+    """The weights say what they are made for; no preset need be named."""
+    names = ["train", DATA, "--init-from", trained_predictor, "--set", "train.steps=1", "-o", tmp_path / "run"]
+    result = CliRunner().invoke(app, [*map(str, names)])
+    assert result.exit_code == 0, result.output
+    assert Predictor.load(tmp_path / "run" / "weights.safetensors").config.network == SMALL
 
 
 def test_what_cannot_be_trained_is_refused(info, tmp_path):

@@ -160,8 +160,11 @@ def _vocabulary_of(model: str | None, hydrogens: str | None) -> tuple[tuple[str,
 def _prepare_qm9(archive: Path | None, output: Path, jobs: int | None, force: bool, hydrogens: str) -> dict[str, Any]:
     from moldiff.datasets.qm9 import prepare_qm9
 
-    with _progress_of("preparing") as report:
-        return prepare_qm9(archive, output, jobs, report, force, hydrogens)
+    try:
+        with interruptible(), _progress_of("preparing") as report:
+            return prepare_qm9(archive, output, jobs, report, force, hydrogens)
+    except Interrupted as stop:
+        fail("stopped before the set was complete; the same command begins again", stop.code)
 
 
 def _prepare_library(library: "Library", output: Path, jobs: int | None, force: bool) -> dict[str, Any]:

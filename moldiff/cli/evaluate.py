@@ -46,6 +46,7 @@ def evaluate(
     Records that cannot be read are counted and named. Example: moldiff evaluate molecules.sdf --reference qm9
     """
     with one_line_errors():
+        from moldiff.files import write_atomically
         from moldiff.report import evaluate_file
 
         poses = sys.maxsize if posebusters == "all" else posebusters and _count(posebusters, "--posebusters")
@@ -59,9 +60,11 @@ def evaluate(
         except Interrupted as stop:
             fail("interrupted; nothing was written", stop.code)
         if json_path:
-            json_path.write_text(json.dumps(evaluation.to_dict(), indent=1))
+            with write_atomically(json_path) as temporary:
+                temporary.write_text(json.dumps(evaluation.to_dict(), indent=1), encoding="utf-8")
         if csv_path:
-            evaluation.table.to_csv(csv_path, index=False)
+            with write_atomically(csv_path) as temporary:
+                evaluation.table.to_csv(temporary, index=False)
         if report:
             from moldiff.html import write_html
 

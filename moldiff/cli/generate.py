@@ -207,16 +207,14 @@ def generate(
         identity = {"model": generator.hash, "seed": seed, "steps": sampler.steps, "n_atoms": n_atoms, "unique": unique}
         if compile:
             identity |= {"compile": True}
-        if generator.placer:
-            identity |= {"hydrogens": generator.placer.sha256}
         if formula is not None:
             identity |= {"formula": formula}
         if targets:
             identity |= {"targets": list(map(str, targets)), "guidance": guidance}
-        if planned.known or request.guides:  # what the files hold decides, too
+        if planned.known or request.guides:
             given = {**kept, "shape": shape, "pharmacophore": pharmacophore}
             identity |= {k: [*map(str, v)] if isinstance(v, list) else str(v) for k, v in given.items() if v}
-            identity |= {"key": generator.key(request)}
+        identity |= {"key": generator.key(request)}  # of all that decides a molecule, what files hold included
         asked = {"scores": scores, "filter": filter, "relax": relax, "diverse": diverse}
         identity |= {name: value for name, value in asked.items() if value is not None}
         if output == "-":
@@ -310,22 +308,26 @@ def _print_summary(summary: dict[str, Any], output: str) -> None:
     """The funnel as a table on standard error, so that ``-o -`` stays clean."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     table.add_column("stage")
     table.add_column("molecules", justify="right")
     table.add_column("of sampled", justify="right")
     for stage, count in summary["funnel"].items():
-        table.add_row(stage, f"{count}", f"{100 * count / max(1, summary['funnel']['sampled']):.1f} %")
+        table.add_row(Text(stage), f"{count}", f"{100 * count / max(1, summary['funnel']['sampled']):.1f} %")
     console = Console(stderr=True)
     title = f"{summary['model']} on {summary['device']}, {summary['evaluations']} evaluations a molecule"
-    console.print(title, highlight=False)
+    console.print(title, highlight=False, markup=False)
     console.print(table)
     if summary["rejected"]:
-        console.print("rejected: " + ", ".join(f"{v} {k}" for k, v in sorted(summary["rejected"].items())))
+        rejected = ", ".join(f"{v} {k}" for k, v in sorted(summary["rejected"].items()))
+        console.print(f"rejected: {rejected}", markup=False)
     each = summary["seconds"] / max(1, summary["sampled_meanwhile"])
     where = "" if output == "-" else f" → {output}"
-    console.print(f"{summary['seconds']:.1f} s, {each:.3f} s per sampled molecule{where}", highlight=False)
+    console.print(
+        f"{summary['seconds']:.1f} s, {each:.3f} s per sampled molecule{where}", highlight=False, markup=False
+    )
 
 
 def _cpu_seconds() -> float:

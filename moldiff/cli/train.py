@@ -108,9 +108,10 @@ def _settings(named: str | None, file: Path | None, run: Path | None, weights: P
         return Config.from_dict(json.loads((run / CONFIG).read_text()))
     if weights:
         from moldiff.finetuning import settings_for
-        from moldiff.model import Model
+        from moldiff.model_file import read_file
 
-        return settings_for(Model.load(weights).config)
+        _, header = read_file(weights)
+        return settings_for(Config.from_dict(header["config"]))
     return preset(DEFAULT)
 
 

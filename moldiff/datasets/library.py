@@ -137,6 +137,8 @@ def survey(library: Library) -> tuple[Library, list[int]]:
     """
     library.check()
     counts, lacking = zip(*(_look_through(path, library) for path in library.files), strict=True)
+    if not any(counts):
+        raise ReadError(f"{', '.join(map(str, library.files))}: no record in it; give a file with molecules")
     properties, computed = [], []
     for name, unit in library.properties:
         problems = [lacks[name] for lacks in lacking if name in lacks]

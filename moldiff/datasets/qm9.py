@@ -13,9 +13,8 @@ import os
 import re
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +25,7 @@ from moldiff.datasets.prepared import SPLITS, Split, Structure, learned_from, so
 from moldiff.datasets.shards import discard
 from moldiff.errors import MoldiffError
 from moldiff.molecule import HYDROGENS
+from moldiff.workers import Here, Workers
 
 HARTREE = 27.211386245988  # eV
 # name, unit, column of qm9pack, position in the second line of an archive's file, factor to the unit
@@ -221,26 +221,21 @@ def convert_all(
     rows: Sequence[Row], jobs: int = 1, progress: Callable[[int, int], None] | None = None
 ) -> list[Structure | str]:
     """:func:`convert` of every row, in order, by ``jobs`` processes."""
-    chunks = [rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK)]
-    if jobs == 1 or len(chunks) == 1:
-        return _gather(map(_convert_chunk, chunks), len(rows), progress)
-    with ProcessPoolExecutor(min(jobs, len(chunks)), mp_context=get_context("spawn")) as pool:
-        return _gather(pool.map(_convert_chunk, chunks), len(rows), progress)
-
-
-def _gather(
-    parts: Iterable[list[Structure | str]], total: int, progress: Callable[[int, int], None] | None
-) -> list[Structure | str]:
-    results = []
-    for part in parts:
-        results += part
-        if progress:
-            progress(len(results), total)
+    chunks = deque(rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
+    count = min(jobs, len(chunks))
+    results: list[Structure | str] = []
+    with Workers(count, _converter) if count > 1 else Here(_converter()) as crew:
+        while len(results) < len(rows):
+            while chunks and len(crew) < crew.capacity:
+                crew.submit(chunks.popleft())
+            results += crew.result(lambda: None)
+            if progress:
+                progress(len(results), len(rows))
     return results
 
 
-def _convert_chunk(rows: Sequence[Row]) -> list[Structure | str]:
-    return [convert(row) for row in rows]
+def _converter() -> Callable[[Sequence[Row]], list[Structure | str]]:
+    return lambda rows: [convert(row) for row in rows]
 
 
 def convert(row: Row) -> Structure | str:

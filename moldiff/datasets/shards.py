@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import load_file, save
 
 from moldiff.datasets.prepared import PreparedDataError, Split
-from moldiff.files import write_atomically
+from moldiff.files import discard_unfinished, write_atomically
 
 SIZE = 1000  # records
 WORK = ".work"
@@ -62,8 +62,8 @@ class Shards:
             text = f"an interrupted run with other settings ({names}) is there"
             raise PreparedDataError(f"-o {directory}: {text}; use the same ones to go on, or --force to begin again")
         self.folder.mkdir(parents=True, exist_ok=True)
-        for left in (*directory.glob(".*.tmp"), *self.folder.glob(".*.tmp")):  # by a run that was killed
-            left.unlink()
+        for folder in (directory, self.folder):
+            discard_unfinished(folder)
         with write_atomically(told) as temporary:
             temporary.write_text(text)
 

@@ -6,7 +6,10 @@ from moldiff.datasets.prepared import SPLITS, PreparedDataError
 
 
 def random_split(n: int, valid: float, test: float, seed: int) -> np.ndarray:
-    """(n,) int8, index into SPLITS; ``valid`` and ``test``: shares, of at least one molecule each."""
+    """(n,) int8, index into SPLITS; ``valid`` and ``test``: shares, of at least one molecule each.
+
+    Raises :class:`PreparedDataError` if none is left for training.
+    """
     names = np.zeros(n, np.int8)
     order = np.random.default_rng(seed).permutation(n)
     n_valid, n_test = _sizes(n, valid, test)
@@ -39,4 +42,8 @@ def scaffold_split(scaffold: np.ndarray, valid: float, test: float) -> np.ndarra
 
 
 def _sizes(n: int, valid: float, test: float) -> tuple[int, int]:
-    return max(1, round(valid * n)), max(1, round(test * n))
+    sizes = max(1, round(valid * n)), max(1, round(test * n))
+    if sum(sizes) >= n:
+        text = f"--valid {valid:g} --test {test:g}: of {n} molecules none is left for training"
+        raise PreparedDataError(f"{text}; give smaller shares, or more molecules")
+    return sizes

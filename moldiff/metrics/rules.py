@@ -7,7 +7,7 @@ import pandas as pd
 from moldiff.metrics.core import Metric, rate
 
 MEDIANS = {
-    "qed": "quantitative estimate of drug-likeness, 0 to 1 (10.1038/nchem.1004)",
+    "qed": "quantitative estimate of drug-likeness, 0 to 1 (10.1038/nchem.1243)",
     "sa": "synthetic accessibility, 1 easy to 10 hard (10.1186/1758-2946-1-8)",
     "logp": "Crippen's logP (10.1021/ci990307l)",
     "weight": "molecular weight (g/mol)",

@@ -125,7 +125,7 @@ def evaluate(
         if not found.table["readable"].any():
             raise ReportError(_nothing(file, found))
         metrics, columns = set_metrics(found, protocols, kind, against.known if against else None), {}
-        compared = compare(found, against, fcd, crew, report) if found.profile else Compared()
+        compared = compare(found, against, fcd, crew, report) if found.profile is not None else Compared()
         if "model-bonds" in protocols and kind != "smiles":
             wanted = Wanted(strain, posebusters, xtb, seed, energy_ratio)
             sampled = sample(found, wanted, crew, report)

@@ -216,6 +216,12 @@ class TestSplits:
         assert (names == random_split(50, 0.1, 0.2, 3)).all()
         assert (names != random_split(50, 0.1, 0.2, 4)).any()
 
+    def test_none_left_for_training(self):
+        with pytest.raises(
+            PreparedDataError, match=r"--valid 0\.5 --test 0\.499: of 7 molecules none is left for training"
+        ):
+            random_split(7, 0.5, 0.499, 0)
+
     def test_a_scaffold_is_in_one_part(self):
         scaffold = np.array([b"a"] * 6 + [b"b"] * 2 + [b"c", b"d"])
         names = scaffold_split(scaffold, 0.2, 0.1)
@@ -364,6 +370,11 @@ preparing.prepare_library(library, Path({str(tmp_path / "set")!r}), 1, kill)
         assert (tmp_path / "set" / "meta.json").exists(), "refused before anything is removed"
         discard(tmp_path / "set")
         assert list((tmp_path / "set").iterdir()) == []
+
+    def test_no_record(self, tmp_path):
+        path = write_table(tmp_path / "heading.csv", [])
+        with pytest.raises(ReadError, match=r"heading\.csv: no record in it; give a file with molecules"):
+            prepare_library(Library([path]), tmp_path / "set", jobs=1)
 
     def test_a_molecule_that_takes_too_long(self, tmp_path):
         path = write_table(tmp_path / "slow.csv", ["C" * 45])

@@ -8,6 +8,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.one_size import BATCH, Tick, filled_rows, inference, sample_filled
 from moldiff.overlay import Overlay
+from moldiff.relay import Relay
 from moldiff.samplers import KeyedRandomness, Sampler, UniPC
 from moldiff.schedules import NoiseLevel
 from moldiff.screening import Screen
@@ -52,6 +54,11 @@ class Request:
 
     def check(self, model: Model) -> list[str]:
         """Warnings of what may turn out badly. Raises RequestError for what cannot be met."""
+        low, high = self.heavy_atoms or (None, None)
+        numbers = (("-n", self.n), ("--seed", self.seed), ("--max-attempts", self.max_attempts), ("--n-atoms", low))
+        for option, value in (*numbers, ("--n-atoms", high)):
+            if not isinstance(value, Integral | None):
+                raise RequestError(f"{option} {value}: must be a whole number")
         if self.n < 1:
             raise RequestError(f"-n {self.n}: ask for at least one molecule")
         if not 0 <= self.seed < 2**63:
@@ -64,6 +71,14 @@ class Request:
             raise RequestError(f"--time-limit {self.time_limit}: must be positive (seconds)")
         if not (math.isfinite(self.guidance) and 0 < self.guidance <= 20):
             raise RequestError(f"--guidance {self.guidance:g}: must be above 0 and at most 20; 1 is none")
+        if self.guidance != GUIDANCE and not self.targets:
+            raise RequestError(
+                f"--guidance {self.guidance:g}: says how strongly targets are followed; give one by --target"
+            )
+        if isinstance(model, Relay) and not self.is_plain(model.config):
+            raise RequestError(
+                "these weights were taught --quality fast and nothing else; take the model that they learned from"
+            )
         warnings = check_targets(self.targets, model.data.properties)
         if self.sampler.from_template and (self.known is None or self.known.grows):
             raise RequestError("a sampler from a template needs a whole molecule to start from")
@@ -87,6 +102,11 @@ class Request:
             *([centre] if (centre := self.overlay.centre) else []),
         ]
         return hashlib.sha256(repr(decisive).encode()).hexdigest()[:8]
+
+    def is_plain(self, config: Config) -> bool:
+        """Whether only sizes are asked for, and the evaluations of ``--quality fast`` of weights with this configuration."""
+        more = self.targets or self.known or self.guides or self.formula
+        return not more and self.sampler == choose_sampler(config, "fast", None)
 
     @property
     def parent(self) -> str:
@@ -117,7 +137,7 @@ def choose_sampler(config: Config, quality: str | None, steps: int | None) -> Sa
     evaluations = getattr(config.quality, quality or "balanced") if steps is None else steps
     if evaluations < FEW:
         return Sampler(
-            evaluations, UniPC(churn=0.0), "few", sigma_max=1.5, sigma_min=0.02, self_condition_below=0.0,
+            evaluations, UniPC(churn=0.0), "few", sigma_max=1.5, sigma_min=0.02, self_condition_below=0.03,
             temperature=0.5, clean_tokens=True,
         )  # fmt: skip
     return Sampler(evaluations, grid=config.quality.grid, clean_tokens=config.quality.clean_tokens)

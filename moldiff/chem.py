@@ -197,8 +197,8 @@ def with_hydrogens(mol: Chem.Mol) -> Chem.Mol:
     """A copy with the hydrogens that the valences of its heavy atoms imply, behind them, as a model without them means it.
 
     Heavy atoms stay exactly where they are. Hydrogens are placed by bond lengths and angles (RDKit) and then relaxed in
-    the fixed frame of the others by MMFF94s, where it has parameters. A molecule with an impossible valence comes back
-    as it is, for :func:`check` to refuse.
+    the fixed frame of the others by MMFF94s, where it has parameters. A molecule with an impossible valence or with
+    atoms in one place comes back as it is, for :func:`check` to refuse.
     """
     copy = Chem.Mol(mol)
     with quiet():
@@ -211,7 +211,10 @@ def with_hydrogens(mol: Chem.Mol) -> Chem.Mol:
         Chem.GetSymmSSSR(copy)  # rings, conjugation and hybridisation decide where hydrogens go
         Chem.SetConjugation(copy)
         Chem.SetHybridization(copy)
-        copy = Chem.AddHs(copy, addCoords=True)
+        try:
+            copy = Chem.AddHs(copy, addCoords=True)
+        except RuntimeError:  # no direction between atoms in one place
+            return Chem.Mol(mol)
         _relax_from(copy, mol.GetNumAtoms())
     for atom in copy.GetAtoms():
         atom.SetNoImplicit(True)

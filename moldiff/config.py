@@ -1,6 +1,7 @@
 """Configuration: frozen dataclasses, TOML in and out, presets as one literal table."""
 
 import dataclasses
+import math
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,12 @@ class TrainConfig:
         for name in ("steps", "batch", "warmup", "check_steps"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} = {getattr(self, name)}: at least 1")
+        for name in ("lr", "clip", "ema"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ConfigError(f"train.{name} = {getattr(self, name)}: must be 0 or more")
+        for name in ("cooldown", "drop_all", "keep_all", "drop_heavy", "drop_composition", "self_condition"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"train.{name} = {getattr(self, name)}: a share, from 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,14 @@ from moldiff.errors import RequestError
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed over ``path``."""
+    """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed over ``path``.
+
+    What is no file of its own, such as a link, a pipe or a device, is written to as it is.
+    """
     path = Path(path)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        yield path
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

@@ -105,12 +105,27 @@ def _complete(mol: Chem.Mol, option: str) -> Chem.Mol:
         raise RequestError(f"{option}: no 3D coordinates; give an SDF that has them")
     if not np.isfinite(mol.GetConformer().GetPositions()).all():
         raise RequestError(f"{option}: coordinates that are not finite; give an SDF with real ones")
+    if labelled := [a.GetIdx() for a in mol.GetAtoms() if a.GetIsotope() and a.GetAtomicNum()]:
+        text = f"atom {_label(mol, labelled[0])} is an isotope, which no model knows"
+        raise RequestError(f"{option}: {text}; remove the label (atoms counted from 1)")
+    _check_apart(mol, option)
     copy = Chem.Mol(mol)
     with chem.quiet():
         copy.UpdatePropertyCache(strict=False)
         copy = Chem.AddHs(copy, addCoords=True)
         Chem.Kekulize(copy, clearAromaticFlags=True)
     return copy
+
+
+def _check_apart(mol: Chem.Mol, option: str) -> None:
+    """Refuse real atoms in one place; dummies of two parts may lie where they like."""
+    real = [a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum()]
+    pos = mol.GetConformer().GetPositions()[real]
+    distance = np.linalg.norm(pos[:, None] - pos[None], axis=-1) + np.triu(np.full((len(real),) * 2, np.inf)).T
+    if (distance < chem.MIN_DISTANCE).any():
+        one, other = (_label(mol, real[k]) for k in np.unravel_index(distance.argmin(), distance.shape))
+        text = f"atoms {one} and {other} are {distance.min():.2f} Å apart"
+        raise RequestError(f"{option}: {text}; give parts that do not lie on each other (atoms counted from 1)")
 
 
 def _cut_fragment(mol: Chem.Mol, attach: Sequence[int] | None) -> Cut:

@@ -19,6 +19,7 @@ from moldiff.attempts import Request, asked_values, choose_sampler, sample_attem
 from moldiff.conditions import find_property, target_of
 from moldiff.config import QUALITIES
 from moldiff.denoisers import check_compiler, compile_layers
+from moldiff.errors import RequestError
 from moldiff.formula import has_formula
 from moldiff.hydrogens import Hydrogens
 from moldiff.model import Model, choose_device
@@ -100,11 +101,14 @@ class Generator:
         """
         if "sampler" not in options or quality is not None or steps is not None:
             options["sampler"] = choose_sampler(self.model.config, quality, steps)
-        sizes = (heavy_atoms, heavy_atoms) if isinstance(heavy_atoms, Integral) else heavy_atoms
-        ranges = {k: v if isinstance(v, tuple) else (v, v) for k, v in (targets or {}).items()}
-        options["targets"] = tuple(target_of(k, low, high) for k, (low, high) in ranges.items())
+        for option, count in (("workers", workers), ("batch_size", batch_size)):
+            if count is not None and not (isinstance(count, Integral) and count > 0):
+                raise RequestError(f"{option} {count}: must be a whole number above 0")
+        sizes = heavy_atoms if heavy_atoms is None else _pair(heavy_atoms, "heavy_atoms")
+        ranges = {name: _pair(value, f"targets[{name!r}]") for name, value in (targets or {}).items()}
+        options["targets"] = tuple(target_of(name, *ends) for name, ends in ranges.items())
         draft = Request(n, seed, heavy_atoms=sizes, formula=formula, **options)
-        wishes = fragments.Wishes(fix, None if attach is None else tuple(attach), replace, like, strength)
+        wishes = fragments.Wishes(fix, None if attach is None else tuple(map(int, attach)), replace, like, strength)
         request, _ = with_molecules(draft, self.model.data, wishes, overlay_of(shape, pharmacophore))
         request = self.screened(request, scores, filter, relax)
         for text in request.check(self.model):
@@ -147,9 +151,7 @@ class Generator:
 
     def maker(self, request: Request) -> "Generator":
         """Who makes what is asked for: its pupil, if it has one, where only the sizes are and ``fast`` evaluations are enough."""
-        more = request.targets or request.known or request.guides or request.formula
-        few = request.sampler == choose_sampler(self.model.config, "fast", None)
-        return self.pupil if few and not more and self.pupil else self
+        return (request.is_plain(self.model.config) and self.pupil) or self
 
     @cached_property
     def pupil(self) -> "Generator | None":
@@ -194,6 +196,9 @@ class Generator:
         """
         from moldiff.conformers import conformers
 
+        if isinstance(mols, str):
+            raise RequestError(f"conformers({mols!r}): give a list of molecules, such as [{mols!r}]")
+        self._check_taught()
         return conformers(self, mols, n, **options)
 
     def bonds(self, given: Iterable[Any], **options: Any) -> "Iterator[Perceived | Reject]":
@@ -205,7 +210,14 @@ class Generator:
         """
         from moldiff.perception import bonds
 
+        self._check_taught()
         return bonds(self, given, **options)
+
+    def _check_taught(self) -> None:
+        if isinstance(self.model, Relay):
+            raise RequestError(
+                f"{self.name}: was taught to make molecules with --quality fast and nothing else; take another model"
+            )
 
     def own_columns(self, request: Request) -> dict[str, str]:
         """The scores that the request itself adds to every record, and their pandas types.
@@ -286,7 +298,7 @@ class Generator:
             "data sha256": data.sha256,
             "coordinate std": f"{data.coordinate_std:.4f} Å",
             "network": {config.network.kind: config.network.options},
-            "training": {k: self.model.info[k] for k in HISTORY if k in self.model.info},
+            "training": {k: self.model.info[k] for k in HISTORY if self.model.info.get(k)},
             "measured": self._measured(),
         }
 
@@ -340,6 +352,15 @@ class Generator:
         if request.unique:
             seen.add(text)
         return Record(identity, accepted, text, request.seed, index, scores, relaxed)
+
+
+def _pair(value: Any, named: str) -> tuple[Any, Any]:
+    """A value as a range, or a range of two; whole numbers of any type as Python's, by whose text requests are told apart."""
+    ends = tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else (value, value)
+    if len(ends) != 2:
+        raise RequestError(f"{named} = {value}: give a number, or the two ends of a range")
+    low, high = (int(end) if isinstance(end, Integral) else end for end in ends)
+    return low, high
 
 
 def load(model: str | Path = "qm9", device: str = "auto", compile: bool = False) -> Generator:

@@ -54,7 +54,7 @@ class StandardOutput:
         with named("standard output"), self._hanging_up():
             self.stream.flush()
 
-    def finish(self, summary: dict[str, Any]) -> None:
+    def finish(self, summary: dict[str, Any], ended: bool = True) -> None:
         self.save()
         self.close()
 
@@ -106,7 +106,8 @@ class Output:
             self.paths["relaxed"] = self.relaxed_journal
         if rejects:
             check_sdf("--rejects", rejects, force=force or resume)
-            if os.path.abspath(rejects) in {os.path.abspath(p) for p in (path, relaxed) if p}:
+            others = (path, relaxed, self.journal, self.relaxed_journal)
+            if os.path.realpath(rejects) in {os.path.realpath(p) for p in others if p}:
                 raise RequestError(f"--rejects {rejects}: is the output itself; choose another name")
         tally, sizes = self._continued() if resume else (Tally(), {})
         if not resume and self.state.exists() and not force:
@@ -196,8 +197,11 @@ class Output:
                 temporary.write_text(json.dumps(state))
         self.saved, self.saved_at = reached, time.monotonic()
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Write the summary and turn the journal into the output; what is interrupted here, ``resume`` does again."""
+    def finish(self, summary: dict[str, Any], ended: bool = True) -> None:
+        """Write the summary and turn the journal into the output; what is interrupted here, ``resume`` does again.
+
+        Not ``ended``: the output is made, but with ``resume`` the run can go on.
+        """
         self.save()
         self.close()
         with self._space():
@@ -206,11 +210,12 @@ class Output:
             chosen = None if self.diverse is None else self._diverse(self.diverse)
             if self.relaxed:
                 self._copy(self.relaxed_journal, self.relaxed, chosen)
-            if self.path.suffix.lower() == ".sdf" and chosen is None:
+            if ended and self.path.suffix.lower() == ".sdf" and chosen is None:
                 os.replace(self.journal, self.path)
             else:
                 self._copy(self.journal, self.path, chosen)
-        self._tidy()
+        if ended:
+            self._tidy()
 
     def _tidy(self) -> None:
         """Remove what only an interrupted run needs, the state first: without it there is nothing to resume."""

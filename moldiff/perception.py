@@ -190,7 +190,11 @@ def _advance(generator: Generator, unfinished: list[Perception], request: Reques
 
 
 def _frame(number: int, symbols: Sequence[str], pos: np.ndarray, title: str = "") -> Frame:
-    mol, pos = Chem.RWMol(), np.asarray(pos, dtype=np.float64)
+    mol = Chem.RWMol()
+    try:
+        pos = np.asarray(pos, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        return Frame(number, title, None, f"positions are no array of numbers ({error})")
     if pos.shape != (len(symbols), 3) or not np.isfinite(pos).all():
         return Frame(number, title, None, f"positions of shape {pos.shape} for {len(symbols)} atoms, or not finite")
     with chem.quiet():

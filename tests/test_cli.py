@@ -131,7 +131,14 @@ class TestGenerate:
         assert result.exit_code == 3
         kept = len(Chem.SDMolSupplier("out.sdf"))
         assert 1 <= kept <= 5
-        assert f"moldiff: {kept} of 9 molecules: attempts ran out; raise --max-attempts" in result.stderr
+        ran_out = "molecules: attempts ran out; raise --max-attempts, and --resume goes on"
+        assert f"moldiff: {kept} of 9 {ran_out}" in result.stderr
+        first = Path("out.sdf").read_text()
+        generate("-n", 9, "-o", "out.sdf", "--unique", "--max-attempts", 40, "--resume")
+        straight = generate("-n", 9, "-o", "straight.sdf", "--unique", "--max-attempts", 40)
+        assert straight.exit_code in (0, 3)
+        assert Path("out.sdf").read_text() == Path("straight.sdf").read_text()
+        assert Path("out.sdf").read_text().startswith(first)
 
     def test_out_of_time(self, generate):
         result = generate("-n", 10**6, "-o", "out.sdf", "--time-limit", 0.5, "--workers", 1)
@@ -319,6 +326,21 @@ class TestRefusals:
             "-o set: holds a prepared set already; --force makes it again"
         )
 
+    @pytest.mark.parametrize("name", ["train.smi", "dropped.csv"])
+    def test_a_set_is_written_over_nothing_else(self, folder, name):
+        Path("set").mkdir()
+        Path("set", name).write_text("smiles\nCCO\nCCC\nCCN\nCCF\n")
+        Path("a.smi").write_text("CCO\n")
+        command = ["data", "prepare", f"set/{name}", "-o", "set"]
+        for force in ([], ["--force"]):
+            assert one_line(run(*command, *force)) == (
+                f"-o set: set/{name} would be written over; choose another directory"
+            )
+        assert one_line(run("data", "prepare", "a.smi", "-o", "set")) == (
+            f"-o set: {name} is there already; --force replaces it"
+        )
+        assert Path("set", name).read_text().count("\n") == 5
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -340,6 +362,7 @@ class TestRefusals:
             ("a.smi --property weight:kg", "--property weight:kg: is computed in g/mol; leave it out"),
             ("a.smi --vocabulary-of qm9 --hydrogens explicit", "--hydrogens explicit: those of model qm9 are implicit"),
             ("a.smi a.smi", "file a.smi: given twice; give it once"),
+            ("a.smi --charge 1", "--charge 1: for XYZ files only; leave it out"),
         ],
     )
     def test_data(self, folder, arguments, message):

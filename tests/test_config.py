@@ -31,6 +31,8 @@ def test_dictionary_round_trip():
         ({"train": 3}, r"train = 3: expected TrainConfig"),
         ({"network": {"options": 3}}, r"network\.options = 3: expected dict"),
         ({"train": {"precision": "bf16"}}, r"train\.precision = bf16: there are float32 and bfloat16"),
+        ({"train": {"lr": float("nan")}}, r"train\.lr = nan: must be 0 or more"),
+        ({"train": {"cooldown": 1.5}}, r"train\.cooldown = 1\.5: a share, from 0 to 1"),
         ({"train": {"warmup": 0}}, r"train\.warmup = 0: at least 1"),
     ],
 )

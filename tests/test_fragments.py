@@ -34,6 +34,10 @@ def embed(smiles: str) -> Chem.Mol:
             atom.SetAtomicNum(9)
             atom.SetBoolProp("dummy", True)
     AllChem.EmbedMolecule(mol, randomSeed=1)
+    pos = mol.GetConformer().GetPositions()
+    for part, atoms in enumerate(Chem.GetMolFrags(mol)):  # which it lays on each other
+        pos[list(atoms)] += 5.0 * part
+    mol.GetConformer().SetPositions(pos)
     for atom in mol.GetAtoms():
         if atom.HasProp("dummy"):
             atom.SetAtomicNum(0)
@@ -218,6 +222,16 @@ def test_what_cannot_be_is_refused(data, wishes, message):
 
 
 @pytest.mark.parametrize("option", ["fix", "like"])
+def test_isotopes_and_atoms_in_one_place_are_refused(data, option):
+    labelled, folded = embed("[13CH3]CO"), embed("CCO")
+    with pytest.raises(RequestError, match=rf"--{option}: atom 1 \(C\) is an isotope"):
+        fragments.plan(Wishes(**{option: labelled}), data, Sampler())
+    folded.GetConformer().SetAtomPosition(2, folded.GetConformer().GetAtomPosition(0))
+    with pytest.raises(RequestError, match=rf"--{option}: atoms 1 \(C\) and 3 \(O\) are 0\.00 Å apart"):
+        fragments.plan(Wishes(**{option: folded}), data, Sampler())
+
+
+@pytest.mark.parametrize("option", ["fix", "like"])
 def test_coordinates_are_needed(data, option):
     flat = Chem.AddHs(Chem.MolFromSmiles("CC"))
     with pytest.raises(RequestError, match=f"--{option}: no 3D coordinates"):
@@ -392,7 +406,10 @@ class TestCommandLine:
         assert "there is nothing to resume" in self.run(*arguments, "--resume")[1]
 
     def test_several_files_are_counted_through(self, folder, data):
-        wishes = read_wishes([write("a.sdf", "CC"), write("b.sdf", "O")], ["1, 9"], None, None, None)
+        apart = embed("O")
+        apart.GetConformer().SetPositions(apart.GetConformer().GetPositions() + 5.0)
+        Path("b.sdf").write_text(chem.sdf_record(apart, "O", {}))
+        wishes = read_wishes([write("a.sdf", "CC"), Path("b.sdf")], ["1, 9"], None, None, None)
         assert wishes.attach == (0, 8)
         moved = wishes.fix.GetConformer()
         assert moved.Is3D() and wishes.fix.GetAtomWithIdx(8).GetSymbol() == "O"

@@ -292,6 +292,11 @@ class TestResuming:
         assert path.read_bytes() == made
         assert is_complete(path, len(RECORDS), IDENTITY)
 
+    @pytest.mark.parametrize("name", [".out.sdf.partial.sdf", ".out.sdf.partial.relaxed.sdf"])
+    def test_rejects_are_not_written_into_journals(self, path, name):
+        with pytest.raises(RequestError, match="is the output itself"):
+            Output(path, PROVENANCE, IDENTITY, rejects=path.with_name(name), force=True)
+
     def test_a_lost_journal_is_not_taken_for_an_output(self, path):
         path.write_text("precious")
         sink = Output(path, PROVENANCE, IDENTITY, force=True)

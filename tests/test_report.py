@@ -255,7 +255,10 @@ def test_a_protocol_can_be_chosen(sdf, protocol, there, missing):
      ("a.smi", "CCO\n", {"protocol": "edm-table"}, "has no coordinates; use model-bonds or moses"),
      ("a.smi", "CCO\n", {"protocol": "mine"}, "there are model-bonds, edm-table, moses"),
      ("a.smi", "CCO\n", {"timeout": 0.0}, "--timeout and --jobs must be positive"),
-     ("a.smi", "CCO\n", {"fcd": True}, "give one with --reference")],
+     ("a.smi", "CCO\n", {"fcd": True}, "give one with --reference"),
+     ("a.smi", "CCO\n", {"posebusters": 5}, "--posebusters: needs bonds and coordinates"),
+     ("a.xyz", WATER, {"posebusters": 5}, "--posebusters: needs bonds and coordinates"),
+     ("a.smi", "CCO\n", {"xtb": 5}, "--xtb: needs bonds and coordinates")],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused(tmp_path, name, content, options, says):
     (tmp_path / name).write_text(content)
@@ -341,6 +344,23 @@ def test_bad_references_are_refused(sdf, tmp_path):
         (tmp_path / "bad.smi").write_text(content)
         with pytest.raises(MoldiffError, match=says):
             evaluate_file(sdf, tmp_path / "bad.smi")
+    (tmp_path / "bad.xyz").write_text(WATER)
+    with pytest.raises(MoldiffError, match=r"bad\.xyz: has no bonds; give SMILES"):
+        evaluate_file(sdf, tmp_path / "bad.xyz")
+
+
+def test_a_reference_of_one_molecule(sdf, tmp_path):
+    """Nothing can be said of its spread, and the rest can."""
+    pytest.importorskip("fcd_torch")
+    (tmp_path / "one.smi").write_text("CCO\n")
+    found = evaluate_file(sdf, tmp_path / "one.smi", strain=0, posebusters=0).evaluation
+    assert math.isnan(found["fcd"].value) and found["snn"].value > 0
+
+
+def test_what_is_compared_is_there_where_nothing_is_connected(smi, tmp_path):
+    (tmp_path / "loose.smi").write_text("C.O\nCC.N\n")
+    found = evaluate_file(tmp_path / "loose.smi", smi, fcd=False).evaluation
+    assert math.isnan(found["snn"].value) and math.isnan(found["intdiv"].value)
 
 
 def test_qm9_by_name_is_the_training_split_for_novelty_and_the_test_split_for_all_else(sdf, monkeypatch):
@@ -494,10 +514,29 @@ def test_command_writes_json_csv_and_the_report(broken, smi, tmp_path):
     assert page.read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.parametrize("option", ["--json", "--csv", "--report"])
+def test_command_writes_over_no_molecules(smi, tmp_path, option):
+    own, other = tmp_path / "own.smi", tmp_path / "other.sdf"
+    own.write_text("CCO\n")
+    other.write_text("precious")
+    for path, says in ((own, "is another file of this command"), (other, "may hold molecules")):
+        result = CliRunner().invoke(app, ["evaluate", str(own), option, str(path)])
+        assert result.exit_code == 2 and says in result.stderr
+    assert (own.read_text(), other.read_text()) == ("CCO\n", "precious")
+
+
+def test_command_writes_through_links(tmp_path):
+    (tmp_path / "a.smi").write_text("CCO\n")
+    (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
+    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "a.smi"), "--json", str(tmp_path / "link.json")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "link.json").is_symlink() and json.loads((tmp_path / "real.json").read_text())["records"] == 1
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [([], "{file}: no such file"), (["--posebusters", "few"], "--posebusters few"),
-     (["--json", "nowhere/out.json"], "nowhere/out.json: is a folder, or its folder does not exist")],
+     (["--json", "nowhere/out.json"], "--json nowhere/out.json: the folder nowhere does not exist; make it first")],
 )  # fmt: skip
 def test_command_says_what_is_wrong_in_one_line(tmp_path, options, says):
     path = tmp_path / "none.sdf"

@@ -91,7 +91,7 @@ def prepare(
     with one_line_errors():
         from moldiff.datasets.curation import Curation
         from moldiff.datasets.library import Library
-        from moldiff.errors import RequestError
+        from moldiff.datasets.shards import check_folder
 
         vocabulary, hydrogens = _vocabulary_of(vocabulary_of, hydrogens)
         curation = Curation(hydrogens, max_heavy, largest_fragment, neutralise, charge, vocabulary, seed)
@@ -100,12 +100,12 @@ def prepare(
         library = Library(files, column, properties, curation, min_count, split, valid, test, timeout, limit=limit)
         name = _name_of(sources)
         _check_given(library, name, archive)
-        if (output / "meta.json").exists() and not force:
-            raise RequestError(f"-o {output}: holds a prepared set already; --force makes it again")
+        library = _located(library, name, archive) if name != "qm9" else library
+        check_folder(output, [archive] if name == "qm9" and archive else library.files, force)
         if name == "qm9":
             meta = _prepare_qm9(archive, output, jobs, force, hydrogens)
         else:
-            meta = _prepare_library(_located(library, name, archive), output, jobs, force)
+            meta = _prepare_library(library, output, jobs, force)
     _print_set(meta, output, time.monotonic() - started)
 
 

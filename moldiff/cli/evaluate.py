@@ -50,7 +50,7 @@ def evaluate(
         from moldiff.report import evaluate_file
 
         poses = sys.maxsize if posebusters == "all" else posebusters and _count(posebusters, "--posebusters")
-        _check_folders(json_path, csv_path, report)
+        _check_places({"--json": json_path, "--csv": csv_path, "--report": report}, [file, Path(reference or file)])
         try:
             with interruptible(), _stages() as progress:
                 evaluation = evaluate_file(
@@ -59,6 +59,7 @@ def evaluate(
                 )  # fmt: skip
         except Interrupted as stop:
             fail("interrupted; nothing was written", stop.code)
+        evaluation.print()
         if json_path:
             with write_atomically(json_path) as temporary:
                 temporary.write_text(json.dumps(evaluation.to_dict(), indent=1), encoding="utf-8")
@@ -69,7 +70,6 @@ def evaluate(
             from moldiff.html import write_html
 
             write_html(evaluation, report)
-    evaluation.print()
 
 
 @contextmanager
@@ -84,10 +84,19 @@ def _count(text: str, option: str) -> int:
     return 0 if text == "0" else positive(text, f"{option} {text}", "or all")
 
 
-def _check_folders(*paths: Path | None) -> None:
-    """Refuse before any work what could not be written at the end."""
+def _check_places(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
+    """Refuse before any work what could not be written at the end, and what would be written over molecules."""
+    from moldiff.datasets.readers import FORMATS
     from moldiff.errors import RequestError
+    from moldiff.files import check_place
 
-    for path in paths:
-        if path is not None and (path.is_dir() or not path.resolve().parent.is_dir()):
-            raise RequestError(f"{path}: is a folder, or its folder does not exist; name a file in one that does")
+    named = {option: path for option, path in outputs.items() if path is not None}
+    for option, path in named.items():
+        if path.exists() and not path.is_file() and not path.is_dir():
+            continue  # a pipe or a device
+        check_place(f"{option} {path}", path, force=True)
+        others = [*inputs, *(other for name, other in named.items() if name != option)]
+        if path.resolve() in {other.resolve() for other in others}:
+            raise RequestError(f"{option} {path}: is another file of this command; choose another name")
+        if path.exists() and FORMATS.get(path.suffix.lower(), "table") != "table":
+            raise RequestError(f"{option} {path}: may hold molecules, which are not written over; choose another name")

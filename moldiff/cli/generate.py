@@ -239,7 +239,8 @@ def generate(
     if summary["kept"] < n:
         out = "attempts" if summary["funnel"]["sampled"] >= request.attempts else "time"
         more = {"attempts": "--max-attempts", "time": "--time-limit"}[out]
-        fail(f"{summary['kept']} of {n} molecules: {out} ran out; raise {more}", code=3)
+        again = "" if output == "-" else ", and --resume goes on"
+        fail(f"{summary['kept']} of {n} molecules: {out} ran out; raise {more}{again}", code=3)
 
 
 def _run(
@@ -258,7 +259,7 @@ def _run(
                 "rejected": dict(tally.rejected), **facts, "sampled_meanwhile": tally.next_index - first,
                 "seconds": round(time.monotonic() - started, 2), "cpu_seconds": round(_cpu_seconds() - cpu, 2),
             }  # fmt: skip
-            sink.finish(summary)
+            sink.finish(summary, ended=tally.kept >= request.n)
     except Interrupted as stop:
         sink.close()
         fail(f"interrupted with {sink.tally.kept} of {request.n} molecules; {sink.remedy}", stop.code)

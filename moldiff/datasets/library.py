@@ -137,6 +137,8 @@ def survey(library: Library) -> tuple[Library, list[int]]:
     """
     library.check()
     counts, lacking = zip(*(_look_through(path, library) for path in library.files), strict=True)
+    if library.curation.charge and not (library.source or any(format_of(path) == "xyz" for path in library.files)):
+        raise RequestError(f"--charge {library.curation.charge}: for XYZ files only; leave it out")
     if not any(counts):
         raise ReadError(f"{', '.join(map(str, library.files))}: no record in it; give a file with molecules")
     properties, computed = [], []

@@ -6,8 +6,10 @@ can be read (missing, empty, binary, a web page) is a :class:`ReadError`. Only o
 
 import csv
 import gzip
+import io
 import re
 import zlib
+from collections import deque
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
@@ -27,6 +29,8 @@ MAX_LINE = 2**20  # characters; longer lines are read in pieces
 MAX_RECORD = 2**24  # characters kept of a record
 SNIFFED = 2**13  # bytes looked at to tell text from anything else
 ROWS = 4096  # of a Parquet file in memory
+ROW_LINES = 100  # over which a quoted field may go on
+OPEN = "unexpected end of data"  # what csv says of a quote that is not closed
 _NUMBER = re.compile(r"\s*\d{1,18}\s*")
 
 
@@ -193,21 +197,54 @@ def _table(path: Path, column: str | None) -> Iterator[Record]:
     delimiter = max("\t,;|", key=heading.count) if any(d in heading for d in "\t,;|") else ","
     names = [name.strip() for name in next(csv.reader([heading], delimiter=delimiter), [])]
     at, at_id = _column(path, names, column), _id_column(names)
-    return _rows(csv.reader(text, delimiter=delimiter), lines, at, at_id)
+    return _rows(_fields(lines, text, delimiter), lines, at, at_id)
 
 
-def _rows(reader: Iterator[list[str]], lines: Lines, at: int, at_id: int | None) -> Iterator[Record]:
+def _fields(lines: Lines, text: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str], str]]:
+    """Of every row its first line, its fields, and why it is none.
+
+    A quoted field may go on over lines. Where a quote is not closed within ``ROW_LINES``, or closed in the wrong place, the line
+    it stands in is no row, and those below are rows again: else one stray quote would swallow them all.
+    """
+    ahead: deque[tuple[int, str]] = deque()
+
+    def take() -> tuple[int, str] | None:
+        if ahead:
+            return ahead.popleft()
+        line = next(text, None)
+        return None if line is None else (lines.number, line)
+
+    while (taken := take()) is not None:
+        held, row, problem = [taken], [], OPEN
+        while problem == OPEN and len(held) <= ROW_LINES:
+            row, problem = _split("".join(line for _, line in held), delimiter)
+            if problem == OPEN and (taken := take()) is not None:
+                held.append(taken)
+            elif problem == OPEN:
+                break
+        if problem and len(held) > 1:
+            problem = "a quote that is not closed"
+            ahead.extendleft(reversed(held[1:]))
+        elif problem:
+            row, problem = _split(held[0][1], delimiter, strict=False)
+        yield held[0][0], row, problem
+
+
+def _split(text: str, delimiter: str, strict: bool = True) -> tuple[list[str], str]:
+    """Fields, or the reason why there are none."""
+    try:
+        return next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=strict), []), ""
+    except csv.Error as error:
+        return [], str(error)
+
+
+def _rows(fields: Iterator[tuple[int, list[str], str]], lines: Lines, at: int, at_id: int | None) -> Iterator[Record]:
     number, blank = 0, []
-    while True:
-        place = lines.number + 1
-        try:
-            row = next(reader, None)
-        except csv.Error as error:
+    for place, row, problem in fields:
+        if problem:
             number += 1
-            yield Record(number, "", f"line {place}", "smiles", "", f"not a row of a table ({error})")
+            yield Record(number, "", f"line {place}", "smiles", "", f"not a row of a table ({problem})")
             continue
-        if row is None:
-            break
         if not any(field.strip() for field in row):
             blank.append(place)
             continue

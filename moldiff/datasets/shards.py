@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import load_file, save
 
-from moldiff.datasets.prepared import PreparedDataError, Split
+from moldiff.datasets.prepared import SPLITS, PreparedDataError, Split
 from moldiff.files import discard_unfinished, write_atomically
 
 SIZE = 1000  # records
 WORK = ".work"
+ABOUT = ("meta.json", "dropped.csv")  # files of a set beside its splits
 
 
 class Dropped(NamedTuple):
@@ -86,10 +87,28 @@ class Shards:
         return self.folder / f"{number:06d}.safetensors"
 
 
+def check_folder(directory: Path, sources: Iterable[Path], force: bool) -> None:
+    """Refuse, before any work, to write a set over its own source, and without ``force`` over anything else.
+
+    Raises :class:`PreparedDataError`.
+    """
+    files = [directory / name for name in (*(f"{s}.{end}" for s in SPLITS for end in ("safetensors", "smi")), *ABOUT)]
+    there = [path for path in files if path.exists()]
+    for source in sources:
+        if any(path.samefile(source) for path in there if source.exists()):
+            raise PreparedDataError(f"-o {directory}: {source} would be written over; choose another directory")
+    if force or (directory / WORK).is_dir():
+        return
+    if (directory / "meta.json").exists():
+        raise PreparedDataError(f"-o {directory}: holds a prepared set already; --force makes it again")
+    if there:
+        raise PreparedDataError(f"-o {directory}: {there[0].name} is there already; --force replaces it")
+
+
 def discard(directory: Path) -> None:
     """Forget a prepared set, and unfinished work on one: metadata first, by which a set counts as complete."""
-    (directory / "meta.json").unlink(missing_ok=True)
-    (directory / "dropped.csv").unlink(missing_ok=True)
+    for name in ABOUT:
+        (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / WORK, ignore_errors=True)
 
 

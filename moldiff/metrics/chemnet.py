@@ -46,8 +46,7 @@ class Moments(NamedTuple):
 def fcd(smiles: Sequence[str], reference: Sequence[str], batch_size: int = 128) -> Metric:
     """:func:`fcd_of_moments` of two sets of SMILES.
 
-    Raises :class:`ImportError` without ``fcd_torch``, :class:`ValueError` for a SMILES that RDKit does not read and
-    for a reference of fewer than two.
+    Raises :class:`ImportError` without ``fcd_torch``, :class:`ValueError` for a SMILES that RDKit does not read.
     """
     theirs = activation_moments(reference, batch_size)
     return fcd_of_moments(activation_moments(smiles, batch_size), theirs, "the reference")
@@ -56,17 +55,14 @@ def fcd(smiles: Sequence[str], reference: Sequence[str], batch_size: int = 128) 
 def fcd_of_moments(ours: Moments, reference: Moments, name: str) -> Metric:
     """Squared Fréchet distance between the ChemNet activations of two sets; 0 for equal sets.
 
-    It is biased upwards for small sets: compare values of the same n only; it is NaN for fewer than two of ``ours``.
-    Raises :class:`ValueError` for a reference of fewer than two.
+    It is biased upwards for small sets: compare values of the same n only; it is NaN for fewer than two of either.
     """
-    if reference.count < 2:
-        raise ValueError(f"a Fréchet distance needs a reference of at least 2 molecules, got {reference.count}")
     definition = (
         f"Fréchet ChemNet distance (10.1021/acs.jcim.8b00234) of {ours.count} SMILES from the "
         f"{reference.count} of {name}, without transformation; lower is better, comparable at equal n only"
     )
     value = math.nan
-    if ours.count > 1:
+    if min(ours.count, reference.count) > 1:
         covariances = [side.scatter / (side.count - 1) for side in (ours, reference)]
         value = frechet_distance(ours.mean, covariances[0], reference.mean, covariances[1])
     return Metric("fcd", value, None, ours.count, definition)

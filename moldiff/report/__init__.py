@@ -189,6 +189,11 @@ def _defaults(
             posebusters = 0
     elif posebusters and not _installed("posebusters"):
         raise ReportError("--posebusters: needs the package posebusters; pip install 'moldiff[eval]'")
+    for option, asked in (("--posebusters", posebusters), ("--xtb", xtb)):
+        if asked and not spatial:
+            raise ReportError(
+                f"{option}: needs bonds and coordinates, judged by the protocol model-bonds; leave it out"
+            )
     if xtb and not (_installed("tblite") and _installed("ase")):
         raise ReportError("--xtb: needs tblite and ase; pip install 'moldiff[xtb]'")
     if reference is None and bonds:

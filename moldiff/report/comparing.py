@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from moldiff.crew import Crew
-from moldiff.datasets.readers import read_records
+from moldiff.datasets.readers import kind_of, read_records
 from moldiff.datasets.records import Record
 from moldiff.metrics.chemnet import Moments
 from moldiff.metrics.core import Metric, Reference
@@ -48,6 +48,8 @@ def read_reference(source: Path | str, crew: Crew, with_fcd: bool, report: Repor
     path = Path(source)
     if not path.is_file():
         raise ReferenceError(f"--reference {source}: no such file; give {', '.join(NAMES)} or a file of molecules")
+    if kind_of(path) == "xyz":
+        raise ReferenceError(f"--reference {source}: has no bonds; give SMILES, one a line, or an SDF")
     smiles, bad, distributions = [], [], {}
     for done, answer in enumerate(crew.map("known", read_records(path), SIZE), 1):
         found = answer.value or {"smiles": None}

@@ -105,6 +105,21 @@ def test_tables(write, name, text):
     assert read(write(name, text)) == [(1, "x, y", "line 2", "CCO"), (2, "2", "line 3", "C#N")]
 
 
+def test_a_quoted_field_may_go_on_over_lines(write):
+    found = read(write("a.csv", 'smiles,id\nCCO,"two\nlines"\nCC,b\n'))
+    assert found == [(1, "two\nlines", "line 2", "CCO"), (2, "b", "line 4", "CC")]
+
+
+@pytest.mark.parametrize("stray", ['CCN,"b', 'CCN,"3-nitro 5""', '"CCN,b'])
+@pytest.mark.parametrize("below", [1, 300])
+def test_a_stray_quote_takes_no_other_row_with_it(write, stray, below):
+    rows = [f"{'C' * (1 + k % 9)},{k}" for k in range(below)]
+    found = read(write("a.csv", "\n".join(["smiles,id", "CCO,a", stray, *rows, 'CF,"last"', ""])))
+    assert found[0] == (1, "a", "line 2", "CCO")
+    assert found[1] == (2, "", "line 3", "not a row of a table (a quote that is not closed)")
+    assert [row[1] for row in found[2:]] == [*map(str, range(below)), "last"]
+
+
 def test_the_column_with_smiles_can_be_named(write):
     path = write("a.csv", "smiles,product\nC,CC\n")
     assert read(path)[0][3] == "C"

@@ -150,9 +150,6 @@ class Prediction:
     def select(self, index: Tensor | slice) -> "Prediction":
         return Prediction(self.pos[index], self.atom_logits[index], self.bond_logits[index])
 
-    def detach(self) -> "Prediction":
-        return Prediction(self.pos.detach(), self.atom_logits.detach(), self.bond_logits.detach())
-
 
 def centred(
     pos: Float[Tensor, "b n 3"], mask: Bool[Tensor, "b n"], weights: Float[Tensor, "b n"] | None = None

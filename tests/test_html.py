@@ -181,15 +181,15 @@ def test_a_cut_list_says_so(evaluation, page, monkeypatch):
 def test_columns_of_any_kind():
     table = pd.DataFrame({
         "record": [1, 2], "whole": [1.0, math.nan], "share": [0.5, math.inf], "flag": pd.array([True, None], "boolean"),
-        "listed": [["b", "a"], []], "empty": [None, None], "qed": [0.123456789, 1.0], "edm_valid": [True, False],
+        "text": ["b; a", ""], "empty": [None, None], "qed": [0.123456789, 1.0], "edm_valid": [True, False],
     })  # fmt: skip
     found = {column.key: column for column in columns(table)}
-    assert list(found) == ["qed", "whole", "share", "flag", "listed", "edm_valid"]
+    assert list(found) == ["qed", "whole", "share", "flag", "text", "edm_valid"]
     assert found["qed"].values == [0.123457, 1.0] and found["qed"].label == "QED"
     assert (found["whole"].kind, found["whole"].digits, found["whole"].values) == ("number", 0, [1.0, None])
     assert found["share"].values == [0.5, None]
     assert (found["flag"].kind, found["flag"].values) == ("flag", [True, None])
-    assert found["listed"].values == ["b; a", ""]
+    assert found["text"].values == ["b; a", ""]
     assert [key for key, column in found.items() if not column.shown] == ["edm_valid"]
 
 

@@ -14,7 +14,6 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 
 RADIUS, BITS = 2, 1024
 BYTES = BITS // 8
-_WORDS = BITS // 64
 
 
 def fingerprint(mol: Mol, bits: int = BITS) -> bytes:

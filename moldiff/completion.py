@@ -6,7 +6,6 @@ does not depend on what else is asked for.
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Integer
 from torch import Tensor
@@ -63,16 +62,6 @@ def same_element(element_of: Sequence[int], atom: Integer[Tensor, "b n"]) -> Boo
 def element_token(data: DataInfo, symbol: str) -> int | None:
     """Some token of an element; None if the model has none."""
     return data.element_of.index(data.elements.index(symbol)) if symbol in data.elements else None
-
-
-def size_problem(data: DataInfo, heavy: int, atoms: int) -> str:
-    """Why a molecule is outside the sizes that the model was trained on, "" if it is not."""
-    histogram = np.array(data.size_histogram)
-    for column, count, what in ((0, heavy, "heavy atoms"), (1, atoms, "atoms")):
-        least, most = int(histogram[:, column].min()), int(histogram[:, column].max())
-        if not least <= count <= most:
-            return f"{count} {what}, model {data.name} knows {least} to {most}"
-    return ""
 
 
 def _one_size(

@@ -18,7 +18,7 @@ from rdkit.Chem import Mol
 
 from moldiff import chem, stereo
 from moldiff.attempts import Request, choose_sampler
-from moldiff.completion import CONFORMER, MAX_ATTEMPTS, complete, size_problem
+from moldiff.completion import CONFORMER, MAX_ATTEMPTS, complete
 from moldiff.config import Config
 from moldiff.datasets import records
 from moldiff.datasets.curation import Curation, Unusable, read_graph
@@ -66,7 +66,7 @@ class Graph:
         mol = Chem.AddHs(heavy or mol)
         mol.RemoveAllConformers()
         shown = chem.without_hydrogens(mol) if implicit else Chem.Mol(mol)
-        problem = size_problem(data, mol.GetNumHeavyAtoms(), shown.GetNumAtoms())
+        problem = data.size_problem(mol.GetNumHeavyAtoms(), shown.GetNumAtoms())
         if problem:
             raise Unusable("size", problem)
         return cls(

@@ -120,9 +120,9 @@ class SizeDraw:
             raise RequestError(f"{asked}: the range is reversed; write {high}-{low}")
         atoms = self._heavy(table)
         if not len(atoms) or not atoms.min() <= low <= high <= atoms.max():
-            of_all = [heavy for heavy, *_ in self.data.size_histogram]
+            least, most = self.data.heavy_range
             raise RequestError(
-                f"{asked}: model {self.data.name} knows molecules of {min(of_all)} to {max(of_all)} heavy atoms; stay within"
+                f"{asked}: model {self.data.name} knows molecules of {least} to {most} heavy atoms; stay within"
             )
         possible = (atoms >= low) & (atoms <= high)
         if not possible.any():

@@ -245,7 +245,6 @@ class Generator:
     def facts(self) -> dict[str, Any]:
         """What ``moldiff info`` prints: plain values, units included."""
         data, config = self.model.data, self.model.config
-        sizes = np.array(data.size_histogram)
         return {
             "model": self.name,
             "file": str(self.path),
@@ -257,8 +256,8 @@ class Generator:
             "evaluations": {name: getattr(config.quality, name) for name in QUALITIES},
             **({"fast by": f"{self.pupil.name} ({self.pupil.hash[:16]})"} if self.pupil else {}),
             "told": [what for what in ("composition", "properties") if getattr(config.quality, f"told_{what}")],
-            "heavy atoms": f"{sizes[:, 0].min()}-{sizes[:, 0].max()}",
-            **({"atoms": f"{sizes[:, 1].min()}-{sizes[:, 1].max()}"} if data.hydrogens == "explicit" else {}),
+            "heavy atoms": "{}-{}".format(*data.heavy_range),
+            **({"atoms": "{}-{}".format(*data.atom_range)} if data.hydrogens == "explicit" else {}),
             "properties": [
                 {p.name: f"{p.min:.4g} to {p.max:.4g}{p.unit and f' {p.unit}'}, mean {p.mean:.4g}"}
                 for p in data.properties

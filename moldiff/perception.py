@@ -14,7 +14,7 @@ from rdkit.Chem import Mol
 
 from moldiff import chem, stereo
 from moldiff.attempts import Request
-from moldiff.completion import BONDS, complete, element_token, size_problem
+from moldiff.completion import BONDS, complete, element_token
 from moldiff.datasets import records
 from moldiff.generation import Generator
 from moldiff.model_file import DataInfo
@@ -158,7 +158,7 @@ def _started(frame: Frame, data: DataInfo) -> Perception:
     if None in tokens:
         known = " ".join(dict.fromkeys(chem.parse_token(name)[0] for name in data.vocabulary))
         return Perception(frame, refused=f"element {symbols[tokens.index(None)]}, model {data.name} knows {known}")
-    problem = size_problem(data, sum(symbol != "H" for symbol in symbols), len(symbols))
+    problem = data.size_problem(sum(symbol != "H" for symbol in symbols), len(symbols))
     if problem:
         return Perception(frame, refused=problem)
     n = len(symbols)

@@ -38,7 +38,7 @@ def predicted(predictor: Predictor, mol: Mol) -> dict[str, float | None]:
         molecules = chem.from_rdkit([mol], predictor.data.vocabulary)
     except chem.ConversionError:
         return dict.fromkeys(names)
-    if mol.GetNumHeavyAtoms() > max(heavy for heavy, _, _ in predictor.data.size_histogram):
+    if mol.GetNumHeavyAtoms() > predictor.data.heavy_range[1]:
         return dict.fromkeys(names)
     with inference():
         values = predictor.predict(molecules)[0].tolist()
@@ -63,8 +63,8 @@ def placer_of(data: DataInfo) -> Hydrogens | None:
 
 def _is_part(data: DataInfo, whole: DataInfo) -> bool:
     """Whether a set is of the same source, and has neither tokens nor sizes that are new."""
-    most, allowed = (max(heavy for heavy, _, _ in info.size_histogram) for info in (data, whole))
-    return data.source == whole.source and set(data.vocabulary) <= set(whole.vocabulary) and most <= allowed
+    fits = data.heavy_range[1] <= whole.heavy_range[1]
+    return data.source == whole.source and set(data.vocabulary) <= set(whole.vocabulary) and fits
 
 
 def with_placed_hydrogens(placer: Hydrogens, mols: Sequence[Mol]) -> list[Mol]:

@@ -11,7 +11,6 @@ from moldiff.completion import (
     element_token,
     key_of,
     same_element,
-    size_problem,
 )
 from moldiff.model import Model
 from moldiff.molecule import by_element
@@ -105,8 +104,5 @@ def test_every_step_is_told(model, singles):
     assert sum(told) == pytest.approx(9)
 
 
-def test_elements_and_sizes_of_a_model(info):
+def test_elements_of_a_model(info):
     assert [element_token(info, symbol) for symbol in ("H", "O", "N", "S")] == [0, 3, 2, None]
-    assert size_problem(info, 3, 7) == size_problem(info, 4, 9) == ""
-    assert size_problem(info, 5, 9) == "5 heavy atoms, model small knows 3 to 4"
-    assert size_problem(info, 3, 12) == "12 atoms, model small knows 7 to 9"

@@ -276,7 +276,7 @@ def test_the_maker_is_known_only_by_its_weights():
     path = shipped_models()["qm9"]
     weights = Model.load(path).sha256
     known = maker_of([(path.stem, weights)] * 3)
-    assert (known.molecules, known.heavy_atoms, known.others) == (99_997, (2, 9), False)
+    assert (known.molecules, known.data.heavy_range, known.others) == (99_997, (2, 9), False)
     assert known.commonest_size[0] == 9 and known.heavy_shares[0][0] == "C"
     assert maker_of([(path.stem, "0" * 64)]).data is None
     assert maker_of([("", ""), ("other", "1")]).others

@@ -25,6 +25,7 @@ from moldiff.html.drawing import draw, draw_smiles, mol_block
 from moldiff.html.maker import maker_of
 from moldiff.html.plots import HEIGHT, histogram
 from moldiff.html.stages import funnel, passed
+from moldiff.metrics import Evaluation
 from moldiff.report import FileEvaluation, evaluate_file
 from moldiff.weights import shipped_models
 
@@ -60,7 +61,8 @@ def evaluation(tmp_path_factory) -> FileEvaluation:
     nearest = ["CCO", "CCO", "CCC", None, None, None]
     similarity = [1, 1, 0.2, math.nan, math.nan, math.nan]
     extra = {"nearest": nearest, "nearest_similarity": similarity, "alerts": [HOSTILE] * 6}
-    return dataclasses.replace(found, table=found.table.assign(**extra), notes=(*found.notes, f"a note {HOSTILE}"))
+    told = Evaluation(found.evaluation.metrics, found.table.assign(**extra))
+    return dataclasses.replace(found, evaluation=told, notes=(*found.notes, f"a note {HOSTILE}"))
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ PROTOCOLS = ("model-bonds", "edm-table", "moses")
 SUPPORTED = {"sdf": ("model-bonds", "edm-table"), "xyz": ("edm-table",), "smiles": ("model-bonds", "moses")}
 SIZE = 50  # records judged at a time by a process
 ROWS = 2000  # records that become a piece of the table and of the profile at a time
-Report = Callable[[str, int, int | None], None]
+Report = Callable[[str, int, int | None], None]  # (stage, molecules done, molecules in all or None)
 
 
 class Spool(Sequence[Mol | None]):

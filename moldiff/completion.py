@@ -4,7 +4,9 @@ Batches are of one exact size, and every random number is keyed by (seed, molecu
 does not depend on what else is asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Integer
@@ -18,9 +20,12 @@ from moldiff.one_size import Tick, alike, filled_rows, inference, sample_filled
 from moldiff.samplers import KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
 
+BATCHES = 8  # worth of attempts that are in work at a time
 MAX_ATTEMPTS = 2**24  # of one molecule: both numbers share one key
 CONFORMER = frozenset({"pos"})  # the free fields
 BONDS = frozenset({"atom", "bond"})
+
+T = TypeVar("T")  # what is known of a molecule, and what has become of its attempts
 
 
 def complete(
@@ -40,6 +45,22 @@ def complete(
             done = _one_size(model, template, free, sampler, random, tick)
             made |= dict(zip(chosen, done.to("cpu").split(), strict=True))
     return [made[k] for k in range(len(molecules))]
+
+
+def in_rounds(
+    started: Iterable[T], is_done: Callable[[T], bool], advance: Callable[[list[T]], None], together: int
+) -> Iterator[T]:
+    """All in order, ``together`` at a time, each once it is done: ``advance`` makes attempts for those that are not."""
+    started = iter(started)
+    while window := list(islice(started, together)):
+        while unfinished := [one for one in window if not is_done(one)]:
+            advance(unfinished)
+        yield from window
+
+
+def name_of(number: int, title: str) -> str:
+    """What messages call a molecule, by its number in the source and its title there."""
+    return f"molecule {number}" + (f" ({title})" if title else "")
 
 
 def key_of(molecule: int, attempt: int) -> int:

@@ -10,7 +10,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 import numpy as np
 from rdkit import Chem
@@ -18,7 +17,7 @@ from rdkit.Chem import Mol
 
 from moldiff import chem, stereo
 from moldiff.attempts import Request, choose_sampler
-from moldiff.completion import CONFORMER, MAX_ATTEMPTS, complete
+from moldiff.completion import BATCHES, CONFORMER, MAX_ATTEMPTS, complete, in_rounds, name_of
 from moldiff.config import Config
 from moldiff.datasets import records
 from moldiff.datasets.curation import Curation, Unusable, read_graph
@@ -31,7 +30,6 @@ from moldiff.outcomes import Record
 
 # With the graph known an estimate is no average over many molecules, so that self-conditioning helps at all levels.
 SELF_CONDITION_BELOW = math.inf
-BATCHES = 8  # worth of attempts that are in work at a time
 # Of covalent radii. Among QM9's molecules (3469 of its test split, of all sizes) no bond is longer than 1.18 times the sum
 # of two radii, and no two other atoms are closer than 1.17 times.
 LONGEST_BOND, CLOSEST_OTHERS = 1.2, 1.0
@@ -102,7 +100,7 @@ class Ensemble:
 
     @property
     def name(self) -> str:
-        return f"molecule {self.source.number}" + (f" ({self.source.id})" if self.source.id else "")
+        return name_of(self.source.number, self.source.id)
 
     @property
     def attempts(self) -> int:
@@ -138,11 +136,12 @@ def ensembles(
     request.check(generator.model)
     if request.attempts > MAX_ATTEMPTS:
         raise RequestError(f"-n {request.n}: at most {MAX_ATTEMPTS} attempts for each molecule; ask for fewer")
-    sources, together = iter(sources), max(1, BATCHES * BATCH[generator.model.device.type] // request.n)
-    while window := [_started(source, generator.model.data) for source in islice(sources, together)]:
-        while unfinished := [e for e in window if not e.is_done(request)]:
-            _advance(generator, unfinished, request, tick)
-        yield from window
+    yield from in_rounds(
+        (_started(source, generator.model.data) for source in sources),
+        lambda ensemble: ensemble.is_done(request),
+        lambda unfinished: _advance(generator, unfinished, request, tick),
+        max(1, BATCHES * BATCH[generator.model.device.type] // request.n),
+    )
 
 
 def conformers(
@@ -209,7 +208,7 @@ def _advance(generator: Generator, unfinished: list[Ensemble], request: Request,
     whole = generator.with_hydrogens(
         [e.graph.made(molecule.pos[0].double().numpy()) for (e, _), molecule in zip(work, made, strict=True)]
     )
-    key = generator.key(request)
+    prefix = generator.id_prefix(request)
     for (ensemble, attempt), mol in zip(work, whole, strict=True):
         if len(ensemble.conformers) == request.n:
             continue
@@ -219,7 +218,7 @@ def _advance(generator: Generator, unfinished: list[Ensemble], request: Request,
             continue
         number, count = ensemble.source.number, len(ensemble.conformers) + 1
         ensemble.conformers.append(Conformer(
-            f"{generator.name}-{key}-s{request.seed}-m{number}-{attempt}", verdict.mol, chem.smiles(verdict.mol),
+            f"{prefix}-m{number}-{attempt}", verdict.mol, chem.smiles(verdict.mol),
             request.seed, attempt, title=ensemble.source.id, molecule=number, conformer=count,
             strain=chem.strain(verdict.mol),
         ))  # fmt: skip

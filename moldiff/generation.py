@@ -131,12 +131,12 @@ class Generator:
         """
         request.check(self.model)
         tally, seen = (tally or Tally()).copy(), set() if seen is None else seen
-        key = self.key(request)
+        prefix = self.id_prefix(request)
         if tally.kept >= request.n:
             return
         with closing(self._raw(request, tally, workers, batch_size, tick)) as raw:
             for index, mol in raw:
-                identity = f"{self.name}-{key}-s{request.seed}-{index:08d}"
+                identity = f"{prefix}-{index:08d}"
                 outcome = self._judge(request, identity, index, mol, seen)
                 tally.add(outcome)
                 yield outcome
@@ -159,6 +159,10 @@ class Generator:
                     compile_layers(pupil.network)
                 return Generator(Relay(pupil, self.model), path.stem, path, self.device, self.compiled)
         return None
+
+    def id_prefix(self, request: Request) -> str:
+        """What the IDs of all molecules of a request begin with."""
+        return f"{self.name}-{self.key(request)}-s{request.seed}"
 
     def key(self, request: Request) -> str:
         """Of IDs: all that decides a molecule besides seed and number. A compiled network rounds otherwise."""

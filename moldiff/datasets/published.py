@@ -137,7 +137,4 @@ def read_published(name: str, path: Path) -> Iterator[Record]:
 def hash_published(name: str, path: Path) -> str:
     """SHA-256, that of the file inside a wheel."""
     with opened(name, path) as file:
-        digest = hashlib.sha256()
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

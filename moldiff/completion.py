@@ -16,7 +16,7 @@ from moldiff.guidance import AllowedAtoms
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
-from moldiff.one_size import Tick, alike, filled_rows, inference, sample_filled
+from moldiff.one_size import Tick, filled_rows, inference, same_size_batches, sample_filled
 from moldiff.samplers import KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
 
@@ -39,7 +39,7 @@ def complete(
     """
     made: dict[int, Molecules] = {}
     with inference():
-        for chosen in alike([m.mask.shape[1] for m in molecules], model.device.type):
+        for chosen in same_size_batches([m.mask.shape[1] for m in molecules], model.device.type):
             random = KeyedRandomness(seed, [key_of(*keys[k]) for k in chosen], model.device)
             template = Molecules.collate([molecules[k] for k in chosen])
             done = _one_size(model, template, free, sampler, random, tick)

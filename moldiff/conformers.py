@@ -46,7 +46,7 @@ class Conformer(Record):
 
 
 @dataclass(frozen=True)
-class Graph:
+class GivenGraph:
     """What is known of a molecule: as RDKit has it, with stereo and all hydrogens, and as the model sees it."""
 
     mol: Mol
@@ -54,7 +54,7 @@ class Graph:
     heavy: Mol | None  # of a model without hydrogens: the atoms that it makes
 
     @classmethod
-    def read(cls, record: records.Record, data: DataInfo) -> "Graph":
+    def read(cls, record: records.Record, data: DataInfo) -> "GivenGraph":
         """Raises Unusable if the model cannot make it."""
         implicit = data.hydrogens == "implicit"
         if record.kind == "xyz":
@@ -94,7 +94,7 @@ class Ensemble:
 
     source: records.Record
     refused: str = ""  # why the model cannot make it
-    graph: Graph | None = None
+    graph: GivenGraph | None = None
     conformers: list[Conformer] = field(default_factory=list)
     rejected: Counter = field(default_factory=Counter)  # attempts by reason
 
@@ -192,7 +192,7 @@ def has_fitting_distances(mol: Mol) -> bool:
 def _started(source: records.Record, data: DataInfo) -> Ensemble:
     with chem.quiet():
         try:
-            return Ensemble(source, graph=Graph.read(source, data))
+            return Ensemble(source, graph=GivenGraph.read(source, data))
         except Unusable as error:
             detail = error.detail.partition("; see --")[0]  # options of data prepare
             return Ensemble(source, refused=f"{error.reason}: {detail}")

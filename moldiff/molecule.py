@@ -167,7 +167,7 @@ def centred(
 
 
 def _pad(x: Tensor, n: int) -> Tensor:
-    """Zero-pad every atom axis of ``x`` (axes equal to its atom count, after the batch axis) to ``n``."""
+    """Zero-pad the atom axis of ``x``, the first after the batch axis, to ``n``; of pairs (b, n, n), which are integers, both."""
     missing = n - x.shape[1]
     if missing == 0:
         return x

@@ -160,7 +160,7 @@ def _vocabulary_of(model: str | None, hydrogens: str | None) -> tuple[tuple[str,
 def _prepare_qm9(archive: Path | None, output: Path, jobs: int | None, force: bool, hydrogens: str) -> dict[str, Any]:
     from moldiff.datasets.qm9 import prepare_qm9
 
-    with _progress_of("preparing") as report:
+    with _preparing() as report:
         return prepare_qm9(archive, output, jobs, report, force, hydrogens)
 
 
@@ -168,7 +168,7 @@ def _prepare_library(library: "Library", output: Path, jobs: int | None, force: 
     from moldiff.datasets.preparing import prepare_library
 
     try:
-        with interruptible(), _progress_of("preparing") as report:
+        with interruptible(), _preparing() as report:
             return prepare_library(library, output, jobs, report, force)
     except Interrupted as stop:
         fail("stopped; the same command goes on from there", stop.code)
@@ -189,8 +189,8 @@ def _print_set(meta: dict[str, Any], output: Path, seconds: float) -> None:
 
 
 @contextmanager
-def _progress_of(what: str) -> Iterator[Any]:
-    """Like :func:`_progress` for callers that report (done, total)."""
-    with bar(what) as shown:
+def _preparing() -> Iterator[Any]:
+    """A bar on the screen; yields what it is moved on with: (done, total)."""
+    with bar("preparing") as shown:
         task = shown.add_task("", total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)

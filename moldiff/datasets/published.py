@@ -28,7 +28,7 @@ class Published(NamedTuple):
     licence: str
     count: Callable[[BufferedIOBase, str], int]  # of a file and its name in messages
     read: Callable[[BufferedIOBase, str], Iterator[Record]]
-    split: str  # of what the split is a part
+    split: str  # the part of the published collection that our split divides
     distribution: str = ""
     member: str = ""
     install: str = ""

@@ -16,7 +16,7 @@ from jaxtyping import Float, Integer
 
 from moldiff.conditions import Conditions, Target, check_targets, draw_values
 from moldiff.config import GUIDANCE, QUALITIES, Config
-from moldiff.draws import SizeDraw, Sizes
+from moldiff.draws import Drawn, SizeDraw
 from moldiff.errors import RequestError
 from moldiff.guidance import Guide, WithinValences, evaluations
 from moldiff.known import Known, blank
@@ -154,7 +154,7 @@ def sample_attempts(
 
 
 def sample_sizes(
-    model: Model, request: Request, random: KeyedRandomness, sizes: Sizes,
+    model: Model, request: Request, random: KeyedRandomness, sizes: Drawn,
     values: Float[np.ndarray, "b properties"] | None, batch_size: int | None = None, tick: Tick = lambda work: None,
 ) -> Molecules:  # fmt: skip
     """Raw molecules of these sizes and property values, in their order, on the CPU."""
@@ -172,7 +172,7 @@ def sample_sizes(
 
 def draw_request(
     data: DataInfo, request: Request, random: KeyedRandomness
-) -> tuple[Float[np.ndarray, "b properties"] | None, Sizes]:
+) -> tuple[Float[np.ndarray, "b properties"] | None, Drawn]:
     """Property values in physical units (NaN: not asked for; None: none is) and the size of every attempt."""
     uniform, values = _draw_values(data, request, random)
     return values, request.size_draw(data)(uniform, values)
@@ -202,7 +202,7 @@ class SameSize:
 
     model: Model
     request: Request
-    sizes: Sizes
+    sizes: Drawn
     values: Float[np.ndarray, "b properties"] | None  # physical
     tick: Tick
 

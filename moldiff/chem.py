@@ -27,10 +27,10 @@ MAX_RELAXATION_STEPS = 500
 TURNS = (1.75, 3.84)  # radians: about thirds of a turn, and off them, since a symmetric start may be a saddle point
 SAME_ENERGY = 0.01  # kcal/mol, by which conformers that mirror each other may differ
 
-_ORDERS = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
-_CLASSES = {bond_type: order for order, bond_type in _ORDERS.items()}
-# RDKit's clean-up rewrites pentavalent nitrogen and the like into charged forms: a repair, so not in a judgement.
-_SANITIZE = Chem.SANITIZE_ALL ^ Chem.SANITIZE_CLEANUP ^ Chem.SANITIZE_CLEANUP_ORGANOMETALLICS
+_BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
+ORDERS = {bond_type: order for order, bond_type in _BOND_TYPES.items()}  # Kekulé
+# RDKit's clean-up rewrites groups (pentavalent nitro, hypervalent halogens): a repair, so not in a judgement.
+SANITISE = Chem.SANITIZE_ALL ^ Chem.SANITIZE_CLEANUP ^ Chem.SANITIZE_CLEANUP_ORGANOMETALLICS
 
 
 class ConversionError(MoldiffError):
@@ -130,7 +130,7 @@ def _mol(atoms: list[Chem.Atom], mask: np.ndarray, pos: np.ndarray, atom: np.nda
     bond = np.triu(bond[mask][:, mask], 1)
     first, second = np.nonzero(bond)
     for i, j, order in zip(first.tolist(), second.tolist(), bond[first, second].tolist(), strict=True):
-        mol.AddBond(i, j, _ORDERS[order])
+        mol.AddBond(i, j, _BOND_TYPES[order])
     conformer = Chem.Conformer(mol.GetNumAtoms())
     for i, xyz in enumerate(pos[mask].tolist()):
         conformer.SetAtomPosition(i, Point3D(*xyz))
@@ -163,9 +163,9 @@ def _single(number: int, mol: Chem.Mol, index: dict[tuple[str, int], int]) -> Mo
     bond = np.zeros((1, n, n), dtype=np.int64)
     for b in mol.GetBonds():
         i, j = b.GetBeginAtomIdx(), b.GetEndAtomIdx()
-        if b.GetBondType() not in _CLASSES:
+        if b.GetBondType() not in ORDERS:
             raise ConversionError(f"molecule {number}, bond {i}-{j}: {b.GetBondType()}; only orders 1 to 3 are known")
-        bond[0, i, j] = bond[0, j, i] = _CLASSES[b.GetBondType()]
+        bond[0, i, j] = bond[0, j, i] = ORDERS[b.GetBondType()]
     pos = torch.from_numpy(mol.GetConformer().GetPositions()).float()
     atom = torch.tensor([tokens], dtype=torch.long)
     return Molecules(torch.ones(1, n, dtype=torch.bool), pos[None], atom, torch.from_numpy(bond))
@@ -258,7 +258,7 @@ def _turnable(mol: Chem.Mol) -> Iterator[tuple[tuple[int, int], list[int]]]:
     for atom in mol.GetAtoms():
         hydrogens = [n.GetIdx() for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
         heavy = [bond for bond in atom.GetBonds() if bond.GetOtherAtom(atom).GetAtomicNum() > 1]
-        if hydrogens and len(heavy) == 1 and len(hydrogens) + _CLASSES[heavy[0].GetBondType()] < 4:
+        if hydrogens and len(heavy) == 1 and len(hydrogens) + ORDERS[heavy[0].GetBondType()] < 4:
             yield (heavy[0].GetOtherAtomIdx(atom.GetIdx()), atom.GetIdx()), hydrogens
 
 
@@ -285,7 +285,7 @@ def check(mol: Chem.Mol) -> Verdict:
     copy = Chem.Mol(mol)
     with quiet():
         try:
-            Chem.SanitizeMol(copy, _SANITIZE)
+            Chem.SanitizeMol(copy, SANITISE)
         except Chem.AtomValenceException:
             return Verdict(None, "valence")
         except (Chem.MolSanitizeException, ValueError):
@@ -408,7 +408,7 @@ def graph_from_smiles(text: str) -> Graph | None:
             return None
         canonical = Chem.MolToSmiles(mol, isomericSmiles=False)
         Chem.Kekulize(mol, clearAromaticFlags=True)
-    bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx(), _CLASSES[b.GetBondType()]) for b in mol.GetBonds()]
+    bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx(), ORDERS[b.GetBondType()]) for b in mol.GetBonds()]
     table = np.array(bonds, dtype=int).reshape(-1, 3)
     columns = [(a.GetAtomicNum(), a.GetFormalCharge(), a.GetTotalNumHs()) for a in mol.GetAtoms()]
     number, charge, hydrogens = np.array(columns, dtype=int).reshape(-1, 3).T

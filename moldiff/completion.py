@@ -4,9 +4,10 @@ Batches are of one exact size, and every random number is keyed by (seed, molecu
 does not depend on what else is asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TypeVar
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Integer
 from torch import Tensor
@@ -15,13 +16,16 @@ from moldiff.guidance import AllowedAtoms
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
-from moldiff.one_size import Tick, alike, filled_rows, inference, sample_filled
+from moldiff.one_size import Tick, filled_rows, inference, same_size_batches, sample_filled
 from moldiff.samplers import KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
 
+BATCHES = 8  # worth of attempts that are in work at a time
 MAX_ATTEMPTS = 2**24  # of one molecule: both numbers share one key
 CONFORMER = frozenset({"pos"})  # the free fields
 BONDS = frozenset({"atom", "bond"})
+
+T = TypeVar("T")  # what is known of a molecule, and what has become of its attempts
 
 
 def complete(
@@ -35,12 +39,28 @@ def complete(
     """
     made: dict[int, Molecules] = {}
     with inference():
-        for chosen in alike([m.mask.shape[1] for m in molecules], model.device.type):
+        for chosen in same_size_batches([m.mask.shape[1] for m in molecules], model.device.type):
             random = KeyedRandomness(seed, [key_of(*keys[k]) for k in chosen], model.device)
             template = Molecules.collate([molecules[k] for k in chosen])
             done = _one_size(model, template, free, sampler, random, tick)
             made |= dict(zip(chosen, done.to("cpu").split(), strict=True))
     return [made[k] for k in range(len(molecules))]
+
+
+def in_rounds(
+    started: Iterable[T], is_done: Callable[[T], bool], advance: Callable[[list[T]], None], together: int
+) -> Iterator[T]:
+    """All in order, ``together`` at a time, each once it is done: ``advance`` makes attempts for those that are not."""
+    started = iter(started)
+    while window := list(islice(started, together)):
+        while unfinished := [one for one in window if not is_done(one)]:
+            advance(unfinished)
+        yield from window
+
+
+def name_of(number: int, title: str) -> str:
+    """What messages call a molecule, by its number in the source and its title there."""
+    return f"molecule {number}" + (f" ({title})" if title else "")
 
 
 def key_of(molecule: int, attempt: int) -> int:
@@ -63,16 +83,6 @@ def same_element(element_of: Sequence[int], atom: Integer[Tensor, "b n"]) -> Boo
 def element_token(data: DataInfo, symbol: str) -> int | None:
     """Some token of an element; None if the model has none."""
     return data.element_of.index(data.elements.index(symbol)) if symbol in data.elements else None
-
-
-def size_problem(data: DataInfo, heavy: int, atoms: int) -> str:
-    """Why a molecule is outside the sizes that the model was trained on, "" if it is not."""
-    histogram = np.array(data.size_histogram)
-    for column, count, what in ((0, heavy, "heavy atoms"), (1, atoms, "atoms")):
-        least, most = int(histogram[:, column].min()), int(histogram[:, column].max())
-        if not least <= count <= most:
-            return f"{count} {what}, model {data.name} knows {least} to {most}"
-    return ""
 
 
 def _one_size(

@@ -10,7 +10,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 import numpy as np
 from rdkit import Chem
@@ -18,7 +17,7 @@ from rdkit.Chem import Mol
 
 from moldiff import chem, stereo
 from moldiff.attempts import Request, choose_sampler
-from moldiff.completion import CONFORMER, MAX_ATTEMPTS, complete, size_problem
+from moldiff.completion import BATCHES, CONFORMER, MAX_ATTEMPTS, complete, in_rounds, name_of
 from moldiff.config import Config
 from moldiff.datasets import records
 from moldiff.datasets.curation import Curation, Unusable, read_graph
@@ -31,7 +30,6 @@ from moldiff.outcomes import Record
 
 # With the graph known an estimate is no average over many molecules, so that self-conditioning helps at all levels.
 SELF_CONDITION_BELOW = math.inf
-BATCHES = 8  # worth of attempts that are in work at a time
 # Of covalent radii. Among QM9's molecules (3469 of its test split, of all sizes) no bond is longer than 1.18 times the sum
 # of two radii, and no two other atoms are closer than 1.17 times.
 LONGEST_BOND, CLOSEST_OTHERS = 1.2, 1.0
@@ -48,7 +46,7 @@ class Conformer(Record):
 
 
 @dataclass(frozen=True)
-class Graph:
+class GivenGraph:
     """What is known of a molecule: as RDKit has it, with stereo and all hydrogens, and as the model sees it."""
 
     mol: Mol
@@ -56,7 +54,7 @@ class Graph:
     heavy: Mol | None  # of a model without hydrogens: the atoms that it makes
 
     @classmethod
-    def read(cls, record: records.Record, data: DataInfo) -> "Graph":
+    def read(cls, record: records.Record, data: DataInfo) -> "GivenGraph":
         """Raises Unusable if the model cannot make it."""
         implicit = data.hydrogens == "implicit"
         if record.kind == "xyz":
@@ -66,7 +64,7 @@ class Graph:
         mol = Chem.AddHs(heavy or mol)
         mol.RemoveAllConformers()
         shown = chem.without_hydrogens(mol) if implicit else Chem.Mol(mol)
-        problem = size_problem(data, mol.GetNumHeavyAtoms(), shown.GetNumAtoms())
+        problem = data.size_problem(mol.GetNumHeavyAtoms(), shown.GetNumAtoms())
         if problem:
             raise Unusable("size", problem)
         return cls(
@@ -96,13 +94,13 @@ class Ensemble:
 
     source: records.Record
     refused: str = ""  # why the model cannot make it
-    graph: Graph | None = None
+    graph: GivenGraph | None = None
     conformers: list[Conformer] = field(default_factory=list)
     rejected: Counter = field(default_factory=Counter)  # attempts by reason
 
     @property
     def name(self) -> str:
-        return f"molecule {self.source.number}" + (f" ({self.source.id})" if self.source.id else "")
+        return name_of(self.source.number, self.source.id)
 
     @property
     def attempts(self) -> int:
@@ -138,11 +136,12 @@ def ensembles(
     request.check(generator.model)
     if request.attempts > MAX_ATTEMPTS:
         raise RequestError(f"-n {request.n}: at most {MAX_ATTEMPTS} attempts for each molecule; ask for fewer")
-    sources, together = iter(sources), max(1, BATCHES * BATCH[generator.model.device.type] // request.n)
-    while window := [_started(source, generator.model.data) for source in islice(sources, together)]:
-        while unfinished := [e for e in window if not e.is_done(request)]:
-            _advance(generator, unfinished, request, tick)
-        yield from window
+    yield from in_rounds(
+        (_started(source, generator.model.data) for source in sources),
+        lambda ensemble: ensemble.is_done(request),
+        lambda unfinished: _advance(generator, unfinished, request, tick),
+        max(1, BATCHES * BATCH[generator.model.device.type] // request.n),
+    )
 
 
 def conformers(
@@ -193,7 +192,7 @@ def has_fitting_distances(mol: Mol) -> bool:
 def _started(source: records.Record, data: DataInfo) -> Ensemble:
     with chem.quiet():
         try:
-            return Ensemble(source, graph=Graph.read(source, data))
+            return Ensemble(source, graph=GivenGraph.read(source, data))
         except Unusable as error:
             detail = error.detail.partition("; see --")[0]  # options of data prepare
             return Ensemble(source, refused=f"{error.reason}: {detail}")
@@ -209,7 +208,7 @@ def _advance(generator: Generator, unfinished: list[Ensemble], request: Request,
     whole = generator.with_hydrogens(
         [e.graph.made(molecule.pos[0].double().numpy()) for (e, _), molecule in zip(work, made, strict=True)]
     )
-    key = generator.key(request)
+    prefix = generator.id_prefix(request)
     for (ensemble, attempt), mol in zip(work, whole, strict=True):
         if len(ensemble.conformers) == request.n:
             continue
@@ -219,7 +218,7 @@ def _advance(generator: Generator, unfinished: list[Ensemble], request: Request,
             continue
         number, count = ensemble.source.number, len(ensemble.conformers) + 1
         ensemble.conformers.append(Conformer(
-            f"{generator.name}-{key}-s{request.seed}-m{number}-{attempt}", verdict.mol, chem.smiles(verdict.mol),
+            f"{prefix}-m{number}-{attempt}", verdict.mol, chem.smiles(verdict.mol),
             request.seed, attempt, title=ensemble.source.id, molecule=number, conformer=count,
             strain=chem.strain(verdict.mol),
         ))  # fmt: skip

@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from rdkit.Chem import DataStructs, MolFromSmiles
+from rdkit.Chem import MolFromSmiles
 from rdkit.SimDivFilters.rdSimDivPickers import MaxMinPicker
 
 from moldiff.errors import RequestError
 
-BITS = 2048
 SEED = 0  # of the first molecule picked
 
 
@@ -32,11 +31,11 @@ def diverse(records: Iterable[R], n: int) -> list[R]:
 def pick_diverse(smiles: Iterable[str], n: int) -> Sequence[int]:
     """The same, for SMILES: the positions picked, ascending. Memory: a fingerprint of 256 bytes a molecule."""
     from moldiff.metrics.druglike import graph
-    from moldiff.metrics.fingerprints import fingerprint
+    from moldiff.metrics.fingerprints import long_fingerprint
 
     if n < 1:
         raise RequestError(f"--diverse {n}: pick at least one molecule")
-    vectors = [DataStructs.CreateFromBinaryText(fingerprint(graph(MolFromSmiles(text)), BITS)) for text in smiles]
+    vectors = [long_fingerprint(graph(MolFromSmiles(text))) for text in smiles]
     if len(vectors) <= n:
         return range(len(vectors))
     return sorted(MaxMinPicker().LazyBitVectorPick(vectors, len(vectors), n, seed=SEED))

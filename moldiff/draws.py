@@ -18,7 +18,7 @@ WIDTH = 0.03  # standard deviations about a target in which training molecules a
 
 
 @dataclass(frozen=True)
-class Sizes:
+class Drawn:
     """What is drawn: one row for each molecule."""
 
     atoms: Integer[np.ndarray, " b"]
@@ -29,14 +29,14 @@ class Sizes:
     def __len__(self) -> int:
         return len(self.atoms)
 
-    def select(self, rows: Sequence[int] | Integer[np.ndarray, " rows"]) -> "Sizes":
+    def select(self, rows: Sequence[int] | Integer[np.ndarray, " rows"]) -> "Drawn":
         properties = None if self.properties is None else self.properties[rows]
-        return Sizes(self.atoms[rows], self.heavy[rows], self.composition[rows], properties)
+        return Drawn(self.atoms[rows], self.heavy[rows], self.composition[rows], properties)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Of what a draw is made: compositions, how much each counts, and, where each is a molecule's, its properties."""
+    """Rows to draw from: composition, weight, and the properties of the training molecule."""
 
     composition: Integer[np.ndarray, "rows elements"]
     counts: Float[np.ndarray, " rows"]
@@ -120,9 +120,9 @@ class SizeDraw:
             raise RequestError(f"{asked}: the range is reversed; write {high}-{low}")
         atoms = self._heavy(table)
         if not len(atoms) or not atoms.min() <= low <= high <= atoms.max():
-            of_all = [heavy for heavy, *_ in self.data.size_histogram]
+            least, most = self.data.heavy_range
             raise RequestError(
-                f"{asked}: model {self.data.name} knows molecules of {min(of_all)} to {max(of_all)} heavy atoms; stay within"
+                f"{asked}: model {self.data.name} knows molecules of {least} to {most} heavy atoms; stay within"
             )
         possible = (atoms >= low) & (atoms <= high)
         if not possible.any():
@@ -157,12 +157,12 @@ class SizeDraw:
         uniform: Float[np.ndarray, " b"],
         values: Float[np.ndarray, "b properties"] | None = None,
         atoms: Integer[np.ndarray, " b"] | None = None,
-    ) -> Sizes:
+    ) -> Drawn:
         """For each uniform number; ``values``: NaN where none is asked for; ``atoms``, where given, are not drawn."""
         b, table = len(uniform), self.table
         if self.known is not None and not self.known.grows:  # of a molecule like it any atom may become another
             unknown = np.zeros((b, len(self.is_heavy)), dtype=int)
-            return Sizes(np.full(b, len(self.known)), unknown.sum(1), unknown)
+            return Drawn(np.full(b, len(self.known)), unknown.sum(1), unknown)
         composition = np.empty((b, len(self.is_heavy)), dtype=int)
         properties = np.empty((b, len(self.std)))
         for start in range(0, b, DRAWN):
@@ -179,7 +179,7 @@ class SizeDraw:
             properties[few] = np.where(total > 0, table.properties[row], np.nan)
         heavy = composition[:, self.is_heavy].sum(1)
         made = composition[:, self.made].sum(1) if atoms is None else atoms
-        return Sizes(made, heavy, composition * self.told, properties)
+        return Drawn(made, heavy, composition * self.told, properties)
 
     def _nearness(self, values: np.ndarray, possible: Bool[np.ndarray, "b rows"]) -> Float[np.ndarray, "b rows"]:
         """How much each row counts by its distance from what is asked for, beyond that of the nearest.

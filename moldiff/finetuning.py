@@ -145,9 +145,9 @@ def _widths(data: DataInfo) -> tuple[int, int]:
 
 
 def _columns(name: str, token: int, condition: int) -> list[int]:
-    """Widths of what a first layer called ``name`` reads, of all but the last piece: the noisy token, the one of the
-    previous estimate, and the condition vector up to its last property; the counts of the elements are last. Of pairs, walks
-    are."""
+    """Widths of the blocks of input columns of the first layer ``name``, the last block left out: one-hot noisy token, token
+    probabilities of the previous estimate, condition vector up to its last property. The last block (element counts; walks
+    for pairs) may grow."""
     layer = name.removeprefix("trunk.")  # of a predictor
     if layer.startswith("embed_pair"):
         return []

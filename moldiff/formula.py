@@ -40,15 +40,9 @@ def composition_of(text: str, data: DataInfo) -> Integer[np.ndarray, " elements"
         known = " ".join(data.elements)
         raise RequestError(f"--formula {text}: {', '.join(sorted(strange))}, and model {data.name} knows {known}")
     composition = np.array([counts.get(symbol, 0) for symbol in data.elements])
-    sizes = np.array(data.size_histogram)
-    made = (
-        sum(count for symbol, count in counts.items() if symbol != "H"),
-        int(composition[np.array(data.made)].sum()),
-    )
-    for size, of_data, what in zip(made, sizes.T, ("heavy atoms", "atoms"), strict=False):
-        if not of_data.min() <= size <= of_data.max():
-            least, most = of_data.min(), of_data.max()
-            raise RequestError(f"--formula {text}: {size} {what}, model {data.name} knows {least} to {most}")
+    heavy = sum(count for symbol, count in counts.items() if symbol != "H")
+    if problem := data.size_problem(heavy, int(composition[np.array(data.made)].sum())):
+        raise RequestError(f"--formula {text}: {problem}")
     return composition
 
 

@@ -11,7 +11,6 @@ from moldiff import chem
 from moldiff.known import Known
 
 UNMOVED = 1e-4  # Å
-BITS = 2048  # of the Morgan fingerprints, radius 2, behind similarities (10.1021/ci100050t)
 
 
 def objection(known: Known, mol: Chem.Mol, accepted: Chem.Mol, vocabulary: Sequence[str]) -> str | None:
@@ -46,15 +45,15 @@ def is_kept(known: Known, mol: Chem.Mol, vocabulary: Sequence[str]) -> bool:
 
 def similarity(mol: Chem.Mol, parent: str) -> float:
     """Tanimoto similarity to a molecule given as SMILES: Morgan fingerprints of radius 2 and 2048 bits, no chirality."""
-    from moldiff.metrics.fingerprints import fingerprint
+    from moldiff.metrics.fingerprints import long_fingerprint
 
     with chem.quiet():
-        own = DataStructs.CreateFromBinaryText(fingerprint(Chem.RemoveHs(mol), BITS))
+        own = long_fingerprint(Chem.RemoveHs(mol))
     return round(DataStructs.TanimotoSimilarity(own, _parent_fingerprint(parent)), 4)
 
 
 @lru_cache(maxsize=8)
 def _parent_fingerprint(smiles: str):
-    from moldiff.metrics.fingerprints import fingerprint
+    from moldiff.metrics.fingerprints import long_fingerprint
 
-    return DataStructs.CreateFromBinaryText(fingerprint(Chem.MolFromSmiles(smiles), BITS))
+    return long_fingerprint(Chem.MolFromSmiles(smiles))

@@ -182,8 +182,7 @@ def _replaced_size(cut: Cut, data: DataInfo) -> tuple[int, int] | None:
     """About as many heavy atoms as before: one fewer to two more; None where the model has no room for any."""
     heavy = {a.GetIdx() for a in cut.mol.GetAtoms() if a.GetAtomicNum() > 1}
     kept, gone = len(heavy - cut.removed), len(heavy & cut.removed)
-    most = max(row[0] for row in data.size_histogram)
-    high = min(kept + gone + 2, most)
+    high = min(kept + gone + 2, data.heavy_range[1])
     return (min(kept + max(1, gone - 1), high), high) if high > kept else None
 
 
@@ -250,9 +249,9 @@ def _plan_analogues(wishes: Wishes, data: DataInfo, sampler: Sampler) -> Plan:
     implicit = data.hydrogens == "implicit"
     atoms = [a.GetIdx() for a in mol.GetAtoms() if not (implicit and a.GetAtomicNum() == 1)]
     molecule = _molecule(mol, atoms, data, "--like")
-    heavy, sizes = mol.GetNumHeavyAtoms(), [row[0] for row in data.size_histogram]
-    if not min(sizes) <= heavy <= max(sizes):
-        raise RequestError(f"--like: {heavy} heavy atoms; model {data.name} knows {min(sizes)} to {max(sizes)}")
+    heavy, (least, most) = mol.GetNumHeavyAtoms(), data.heavy_range
+    if not least <= heavy <= most:
+        raise RequestError(f"--like: {heavy} heavy atoms; model {data.name} knows {least} to {most}")
     match, notes = (), ()
     if wishes.fix is not None:
         match = _match(mol, wishes.fix)

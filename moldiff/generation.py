@@ -137,12 +137,12 @@ class Generator:
         """
         request.check(self.model)
         tally, seen = (tally or Tally()).copy(), set() if seen is None else seen
-        key = self.key(request)
+        prefix = self.id_prefix(request)
         if tally.kept >= request.n:
             return
         with closing(self._raw(request, tally, workers, batch_size, tick)) as raw:
             for index, mol in raw:
-                identity = f"{self.name}-{key}-s{request.seed}-{index:08d}"
+                identity = f"{prefix}-{index:08d}"
                 outcome = self._judge(request, identity, index, mol, seen)
                 tally.add(outcome)
                 yield outcome
@@ -163,6 +163,10 @@ class Generator:
                     compile_layers(pupil.network)
                 return Generator(Relay(pupil, self.model), path.stem, path, self.device, self.compiled)
         return None
+
+    def id_prefix(self, request: Request) -> str:
+        """What the IDs of all molecules of a request begin with."""
+        return f"{self.name}-{self.key(request)}-s{request.seed}"
 
     def key(self, request: Request) -> str:
         """Of IDs: all that decides a molecule besides seed and number. A compiled network rounds otherwise."""
@@ -275,7 +279,6 @@ class Generator:
     def facts(self) -> dict[str, Any]:
         """What ``moldiff info`` prints: plain values, units included."""
         data, config = self.model.data, self.model.config
-        sizes = np.array(data.size_histogram)
         return {
             "model": self.name,
             "file": str(self.path),
@@ -287,8 +290,8 @@ class Generator:
             "evaluations": {name: getattr(config.quality, name) for name in QUALITIES},
             **({"fast by": f"{self.pupil.name} ({self.pupil.hash[:16]})"} if self.pupil else {}),
             "told": [what for what in ("composition", "properties") if getattr(config.quality, f"told_{what}")],
-            "heavy atoms": f"{sizes[:, 0].min()}-{sizes[:, 0].max()}",
-            **({"atoms": f"{sizes[:, 1].min()}-{sizes[:, 1].max()}"} if data.hydrogens == "explicit" else {}),
+            "heavy atoms": "{}-{}".format(*data.heavy_range),
+            **({"atoms": "{}-{}".format(*data.atom_range)} if data.hydrogens == "explicit" else {}),
             "properties": [
                 {p.name: f"{p.min:.4g} to {p.max:.4g}{p.unit and f' {p.unit}'}, mean {p.mean:.4g}"}
                 for p in data.properties

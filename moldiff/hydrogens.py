@@ -19,7 +19,8 @@ from moldiff.molecule import Molecules
 from moldiff.samplers import KeyedRandomness, Sampler, UniPC, sample
 from moldiff.schedules import NoiseLevel
 
-NOISES = (0.5, 0.5, 0.2, 0.05)  # σ that is added to a guess, at first and where it came to nothing before
+# σ of the noise added to the guessed positions, by attempt; later attempts are for molecules whose earlier ones were unsound
+NOISES = (0.5, 0.5, 0.2, 0.05)
 SAMPLER = Sampler(6, UniPC(churn=0.0), "log", sigma_min=0.02, from_template=True)
 LONGER = 0.05  # Å by which a bond may differ from that of the guess
 APART = 1.4  # Å from a hydrogen to any other atom than its own, unless the guess is nearer

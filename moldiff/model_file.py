@@ -74,6 +74,25 @@ class DataInfo:
             sizes[sum(compress(composition, heavy)), sum(compress(composition, made))] += molecules
         return tuple((*size, molecules) for size, molecules in sorted(sizes.items()))
 
+    @property
+    def heavy_range(self) -> tuple[int, int]:
+        """Least and most heavy atoms of the training molecules."""
+        heavy = [heavy for heavy, _, _ in self.size_histogram]
+        return min(heavy), max(heavy)
+
+    @property
+    def atom_range(self) -> tuple[int, int]:
+        """Least and most atoms of the training molecules, of those that the model makes."""
+        atoms = [atoms for _, atoms, _ in self.size_histogram]
+        return min(atoms), max(atoms)
+
+    def size_problem(self, heavy: int, atoms: int) -> str:
+        """Why a molecule is outside the sizes that the model was trained on, "" if it is not; ``atoms``: as in atom_range."""
+        for count, (least, most), what in ((heavy, self.heavy_range, "heavy atoms"), (atoms, self.atom_range, "atoms")):
+            if not least <= count <= most:
+                return f"{count} {what}, model {self.name} knows {least} to {most}"
+        return ""
+
     @cached_property
     def example_table(self) -> tuple[np.ndarray, np.ndarray]:
         """Of the examples, (rows of ``compositions``, properties), (examples,) and (examples, properties); NaN: unknown."""

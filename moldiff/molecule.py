@@ -150,9 +150,6 @@ class Prediction:
     def select(self, index: Tensor | slice) -> "Prediction":
         return Prediction(self.pos[index], self.atom_logits[index], self.bond_logits[index])
 
-    def detach(self) -> "Prediction":
-        return Prediction(self.pos.detach(), self.atom_logits.detach(), self.bond_logits.detach())
-
 
 def centred(
     pos: Float[Tensor, "b n 3"], mask: Bool[Tensor, "b n"], weights: Float[Tensor, "b n"] | None = None
@@ -170,7 +167,7 @@ def centred(
 
 
 def _pad(x: Tensor, n: int) -> Tensor:
-    """Zero-pad every atom axis of ``x`` (axes equal to its atom count, after the batch axis) to ``n``."""
+    """Zero-pad the atom axis of ``x``, the first after the batch axis, to ``n``; of pairs (b, n, n), which are integers, both."""
     missing = n - x.shape[1]
     if missing == 0:
         return x

@@ -19,8 +19,8 @@ BATCH = {"cpu": 64, "cuda": 512, "mps": 256}
 Tick = Callable[[float], None]  # told of work done, in molecules, since it was last called
 
 
-def alike(sizes: Sequence[int], device: str = "cpu") -> Iterator[list[int]]:
-    """Numbers of the molecules of one size, as many as go together on a kind of device; ``sizes``: of all, in atoms."""
+def same_size_batches(sizes: Sequence[int], device: str = "cpu") -> Iterator[list[int]]:
+    """Yield lists of positions in ``sizes``: molecules of one atom count, at most ``BATCH[device]`` each."""
     for atoms in np.unique(np.asarray(sizes, dtype=int)):
         rows = np.flatnonzero(np.equal(sizes, atoms)).tolist()
         for start in range(0, len(rows), BATCH[device]):

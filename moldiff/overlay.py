@@ -38,7 +38,7 @@ class Overlay:
         Raises:
             RequestError: the model knows no molecules of such a size.
         """
-        known = sorted({row[0] for row in data.size_histogram})
+        known = {row[0] for row in data.size_histogram}
         if self.shape is not None:
             size = len(_heavy_positions(self.shape))
             what, fits = f"--shape: {size} heavy atoms", [n for n in known if abs(n - size) <= MARGIN]
@@ -48,8 +48,9 @@ class Overlay:
         else:
             return None
         if not fits:
+            least, most = data.heavy_range
             raise RequestError(
-                f"{what}, and model {data.name} knows molecules of {known[0]} to {known[-1]} heavy atoms; "
+                f"{what}, and model {data.name} knows molecules of {least} to {most} heavy atoms; "
                 "take another model, or give --n-atoms"
             )
         return min(fits), max(fits)

@@ -4,7 +4,6 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +13,7 @@ from rdkit.Chem import Mol
 
 from moldiff import chem, stereo
 from moldiff.attempts import Request
-from moldiff.completion import BONDS, complete, element_token, size_problem
+from moldiff.completion import BATCHES, BONDS, complete, element_token, in_rounds, name_of
 from moldiff.datasets import records
 from moldiff.generation import Generator
 from moldiff.model_file import DataInfo
@@ -27,7 +26,6 @@ from moldiff.samplers import Sampler
 # of 300 uncharged and 141 charged ones of QM9 (scripts/evaluate_completion.py); of water, 5 often give none.
 SAMPLER = Sampler(10)
 ATTEMPTS = 10  # for one molecule, until what is made is valid
-BATCHES = 8  # worth of molecules that are in work at a time
 
 
 class Frame(NamedTuple):
@@ -58,7 +56,7 @@ class Perception:
 
     @property
     def name(self) -> str:
-        return f"molecule {self.frame.number}" + (f" ({self.frame.title})" if self.frame.title else "")
+        return name_of(self.frame.number, self.frame.title)
 
     @property
     def record(self) -> Perceived | None:
@@ -115,11 +113,12 @@ def perceptions(
     ``request.attempts`` bounds them. Coordinates come back exactly as given; a model without hydrogens adds them behind.
     """
     request.check(generator.model)
-    frames, together = iter(frames), BATCHES * BATCH[generator.model.device.type]
-    while window := [_started(frame, generator.model.data) for frame in islice(frames, together)]:
-        while unfinished := [p for p in window if not p.is_done(request)]:
-            _advance(generator, unfinished, request, tick)
-        yield from window
+    yield from in_rounds(
+        (_started(frame, generator.model.data) for frame in frames),
+        lambda perception: perception.is_done(request),
+        lambda unfinished: _advance(generator, unfinished, request, tick),
+        BATCHES * BATCH[generator.model.device.type],
+    )
 
 
 def bonds(
@@ -158,7 +157,7 @@ def _started(frame: Frame, data: DataInfo) -> Perception:
     if None in tokens:
         known = " ".join(dict.fromkeys(chem.parse_token(name)[0] for name in data.vocabulary))
         return Perception(frame, refused=f"element {symbols[tokens.index(None)]}, model {data.name} knows {known}")
-    problem = size_problem(data, sum(symbol != "H" for symbol in symbols), len(symbols))
+    problem = data.size_problem(sum(symbol != "H" for symbol in symbols), len(symbols))
     if problem:
         return Perception(frame, refused=problem)
     n = len(symbols)
@@ -177,9 +176,9 @@ def _advance(generator: Generator, unfinished: list[Perception], request: Reques
         stereo.placed(mol, p.frame.mol.GetConformer().GetPositions())  # in full precision
         for mol, p in zip(mols, unfinished, strict=True)
     ]
-    whole = generator.with_hydrogens(mols)
+    whole, prefix = generator.with_hydrogens(mols), generator.id_prefix(request)
     for p, mol, judged, (number, attempt) in zip(unfinished, mols, whole, keys, strict=True):
-        identity = f"{generator.name}-{generator.key(request)}-s{request.seed}-m{number}-{attempt}"
+        identity = f"{prefix}-m{number}-{attempt}"
         verdict = chem.check(judged)
         if verdict.mol is None:
             p.outcomes.append(Reject(identity, mol, verdict.reason, request.seed, attempt))

@@ -11,7 +11,7 @@ from moldiff.conditions import Property
 from moldiff.hydrogens import NOISES, Hydrogens
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
-from moldiff.one_size import alike, filled_rows, inference
+from moldiff.one_size import filled_rows, inference, same_size_batches
 from moldiff.predictor import Predictor
 from moldiff.weights import shipped_helpers
 
@@ -38,7 +38,7 @@ def predicted(predictor: Predictor, mol: Mol) -> dict[str, float | None]:
         molecules = chem.from_rdkit([mol], predictor.data.vocabulary)
     except chem.ConversionError:
         return dict.fromkeys(names)
-    if mol.GetNumHeavyAtoms() > max(heavy for heavy, _, _ in predictor.data.size_histogram):
+    if mol.GetNumHeavyAtoms() > predictor.data.heavy_range[1]:
         return dict.fromkeys(names)
     with inference():
         values = predictor.predict(molecules)[0].tolist()
@@ -63,8 +63,8 @@ def placer_of(data: DataInfo) -> Hydrogens | None:
 
 def _is_part(data: DataInfo, whole: DataInfo) -> bool:
     """Whether a set is of the same source, and has neither tokens nor sizes that are new."""
-    most, allowed = (max(heavy for heavy, _, _ in info.size_histogram) for info in (data, whole))
-    return data.source == whole.source and set(data.vocabulary) <= set(whole.vocabulary) and most <= allowed
+    fits = data.heavy_range[1] <= whole.heavy_range[1]
+    return data.source == whole.source and set(data.vocabulary) <= set(whole.vocabulary) and fits
 
 
 def with_placed_hydrogens(placer: Hydrogens, mols: Sequence[Mol]) -> list[Mol]:
@@ -80,7 +80,7 @@ def with_placed_hydrogens(placer: Hydrogens, mols: Sequence[Mol]) -> list[Mol]:
     with inference():
         for attempt in range(len(NOISES)):
             numbers = list(left)
-            for rows in alike([mols[k].GetNumAtoms() for k in numbers]):
+            for rows in same_size_batches([mols[k].GetNumAtoms() for k in numbers]):
                 batch = [numbers[row] for row in rows]
                 molecules = Molecules.collate([left[k] for k in batch])
                 filled = molecules.select(filled_rows(len(batch), molecules.mask.shape[1]))

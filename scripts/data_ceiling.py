@@ -39,8 +39,7 @@ def main() -> None:
         if not 0 < arguments.n <= len(split):
             parser.error(f"-n {arguments.n}: the {arguments.split} split has {len(split)} molecules")
         split = split.draw(arguments.n, arguments.seed)
-    buckets = split.buckets().values()
-    mols = [mol for molecules, _ in buckets for mol in to_rdkit(molecules, meta["vocabulary"], meta["hydrogens"])]
+    mols = to_rdkit(split.molecules(), meta["vocabulary"], meta["hydrogens"])
     if arguments.hydrogens != "own":
         mols = [with_hydrogens(without_hydrogens(mol)) for mol in mols]
     if arguments.hydrogens == "network":

@@ -63,15 +63,12 @@ def arguments() -> argparse.Namespace:
 def held_out(data: Path, split: str, choose: Callable[[np.ndarray], np.ndarray]) -> list[Mol]:
     """Valid molecules of a split with their reference geometries; ``choose``: which rows, told which are charged."""
     meta = read_meta(data)
-    molecules = read_split(data, split)
-    charged = molecules.having([k for k, name in enumerate(meta["vocabulary"]) if chem.parse_token(name)[1]])
-    chosen = np.zeros(len(molecules), bool)
+    every = read_split(data, split)
+    charged = every.having([k for k, name in enumerate(meta["vocabulary"]) if chem.parse_token(name)[1]])
+    chosen = np.zeros(len(every), bool)
     chosen[choose(charged)] = True
-    found: dict[int, Mol] = {}
-    for batch, rows in molecules.select(chosen).buckets().values():
-        batch = batch.replace(atom=batch.atom.long(), bond=batch.bond.long())
-        found |= dict(zip(rows.tolist(), chem.to_rdkit(batch, meta["vocabulary"], meta["hydrogens"]), strict=True))
-    verdicts = [chem.check(found[k]) for k in sorted(found)]
+    mols = chem.to_rdkit(every.select(chosen).molecules(), meta["vocabulary"], meta["hydrogens"])
+    verdicts = [chem.check(mol) for mol in mols]
     return [verdict.mol for verdict in verdicts if verdict.mol is not None]
 
 

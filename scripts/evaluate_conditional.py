@@ -36,7 +36,7 @@ from rows import Row, print_rows
 from moldiff import chem
 from moldiff.attempts import Request, choose_sampler, sample_sizes
 from moldiff.conditions import find_property
-from moldiff.datasets.prepared import Split, read_meta, read_split
+from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.draws import SizeDraw
 from moldiff.errors import RequestError
 from moldiff.finetuning import translate
@@ -44,7 +44,6 @@ from moldiff.generation import Generator, load
 from moldiff.metrics.dft import DFT_UNITS, dft_properties
 from moldiff.metrics.druglike import DRUGLIKE_COLUMNS, druglike_facts
 from moldiff.model_file import DataInfo
-from moldiff.molecule import Molecules
 from moldiff.predictor import Predictor
 from moldiff.samplers import KeyedRandomness
 from moldiff.terminal import bar, one_line_errors
@@ -136,7 +135,7 @@ class Study:
         of_train = pd.DataFrame(train.properties)
         by_size = of_train.groupby(train.n_atoms).mean().reindex(self.atoms)
         self.by_size = by_size.fillna(of_train.mean()).to_numpy()
-        self.real = None if oracle is None else predicted(oracle, generator.to_rdkit(molecules_of(asked)))
+        self.real = None if oracle is None else predicted(oracle, generator.to_rdkit(asked.molecules()))
 
     def run(self, name: str, weight: float) -> list[Row]:
         """One row for each molecule asked for."""
@@ -167,14 +166,6 @@ class Study:
             task = shown.add_task("", total=len(sizes))
             molecules = sample_sizes(model, request, random, sizes, asked, tick=lambda work: shown.advance(task, work))
         return self.generator.to_rdkit(molecules)
-
-
-def molecules_of(split: Split) -> Molecules:
-    """All molecules of a split, in order, padded to the largest."""
-    singles: dict[int, Molecules] = {}
-    for molecules, rows in split.buckets().values():
-        singles |= dict(zip(rows.tolist(), molecules.split(), strict=True))
-    return Molecules.collate([singles[k] for k in range(len(split))])
 
 
 def summary(group: pd.DataFrame, predicted: bool) -> Row:

@@ -55,14 +55,13 @@ def arguments() -> argparse.Namespace:
 
 
 def references(data: Path, count: int, seed: int) -> list[Mol]:
-    """Random valid test molecules with a feature, in the geometry of the set."""
+    """Random valid test molecules with a feature, in the geometry of the set, from small to large."""
     meta, split = read_meta(data), read_split(data, "test")
     chosen = np.zeros(len(split), bool)
     chosen[np.random.default_rng(seed).choice(len(split), 2 * count, replace=False)] = True
-    batches = [batch for batch, _ in split.select(chosen).buckets().values()]
-    tokens = [b.replace(atom=b.atom.long(), bond=b.bond.long()) for b in batches]
-    made = (mol for batch in tokens for mol in chem.to_rdkit(batch, meta["vocabulary"], meta["hydrogens"]))
-    mols = [chem.check(mol).mol for mol in made]
+    molecules = split.select(chosen).molecules()
+    by_size = molecules.select(molecules.size.argsort(stable=True))
+    mols = [chem.check(mol).mol for mol in chem.to_rdkit(by_size, meta["vocabulary"], meta["hydrogens"])]
     usable = [mol for mol in mols if mol is not None and features(mol)]
     return [usable[k] for k in np.linspace(0, len(usable) - 1, count).astype(int)]
 

@@ -12,7 +12,7 @@ import argparse
 import lzma
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 
 from moldiff.chem import to_rdkit
@@ -39,12 +39,11 @@ def qm9(prepared: Path, limit: int | None) -> Iterator[tuple[str, bytes]]:
     smiles = {split: (prepared / f"{split}.smi").read_text().split()[:limit] for split in ("train", "test")}
     for split, lines in smiles.items():
         yield f"qm9_{split}.smi.xz", lzma.compress("".join(f"{line}\n" for line in lines).encode(), preset=9)
-    vocabulary = read_meta(prepared)["vocabulary"]
-    buckets = read_split(prepared, "test").buckets().values()
-    mols = (mol for molecules, _ in buckets for mol in to_rdkit(molecules, vocabulary))
+    molecules = read_split(prepared, "test").molecules()
+    mols = to_rdkit(molecules.select(slice(limit)), read_meta(prepared)["vocabulary"])
     rings = {system: 1 for line in smiles["train"] for system in ring_systems(read_graph(line))}
     found = replace(profile(smiles["test"], chemnet=True), ring_systems=rings)
-    yield "qm9_test.safetensors.xz", pack(found, count_all(map(distribution_facts, islice(mols, limit))))
+    yield "qm9_test.safetensors.xz", pack(found, count_all(map(distribution_facts, mols)))
 
 
 def moses(limit: int | None) -> Iterator[tuple[str, bytes]]:

@@ -15,7 +15,7 @@ from rdkit.Chem import AllChem
 from moldiff import chem
 from moldiff.conditions import Conditions, Property
 from moldiff.config import Config, NetworkConfig
-from moldiff.draws import Sizes
+from moldiff.draws import Drawn
 from moldiff.known import Known
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
@@ -53,7 +53,7 @@ def with_compositions(info: DataInfo, rows: Sequence[tuple[int, ...]]) -> DataIn
     return replace(info, compositions=tuple(rows), examples=())
 
 
-def drawn(sizes: Sizes) -> Counter:
+def drawn(sizes: Drawn) -> Counter:
     """How often each composition, of H and then others, is; their atoms are the size, those behind H the heavy ones."""
     assert (sizes.atoms == sizes.composition.sum(1)).all()
     assert (sizes.heavy == sizes.composition[:, 1:].sum(1)).all()

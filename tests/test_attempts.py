@@ -18,7 +18,7 @@ from moldiff.attempts import (
 )
 from moldiff.conditions import Target
 from moldiff.config import Config, QualityConfig, preset
-from moldiff.draws import Sizes
+from moldiff.draws import Drawn
 from moldiff.guidance import WithinValences
 from moldiff.model import Model
 from moldiff.molecule import split_token
@@ -49,7 +49,7 @@ class TestNetwork:
         """Isomers but for one element, heavy atoms alone, and nothing told."""
         found = []
         for heavy, row in [(3, (4, 2, 1, 0)), (3, (4, 2, 0, 1)), (3, (0,) * 4), (2, (0,) * 4), (0, (0,) * 4)]:
-            sizes = Sizes(np.array([7]), np.array([heavy]), np.array([row]))
+            sizes = Drawn(np.array([7]), np.array([heavy]), np.array([row]))
             request = Request(1, formula="C2H4O", sampler=Sampler(steps=2))
             found.append(sample_sizes(model, request, KeyedRandomness(0, [0]), sizes, None).pos)
         assert not any(torch.equal(one, other) for one, other in combinations(found, 2))
@@ -100,7 +100,7 @@ class TestNetwork:
         assert choose_sampler(model.config, None, 17) == Sampler(17, grid="early")
         few = choose_sampler(model.config, None, 7)
         assert few.evaluations == 7 and few.rule.churn == 0 and few.self_condition_below == 0 and few.clean_tokens
-        sizes = Sizes(np.array([7]), np.array([3]), np.array([[4, 2, 1, 0]]))
+        sizes = Drawn(np.array([7]), np.array([3]), np.array([[4, 2, 1, 0]]))
         for known, expected in ((None, [4, 2, 1, 0]), (part(1), [0] * 4)):
             request = Request(1, known=known)
             found = SameSize(model, request, sizes, None, lambda work: None).conditions(np.array([0]))
@@ -111,7 +111,7 @@ class TestNetwork:
         quality = QualityConfig(told_composition=True, told_properties=True)
         monkeypatch.setattr(model, "config", replace(model.config, quality=quality))
         row = np.array([[4, 2, 1, 0]])
-        sizes = Sizes(np.array([7]), np.array([3]), row, np.array([[8.0, np.nan]]))
+        sizes = Drawn(np.array([7]), np.array([3]), row, np.array([[8.0, np.nan]]))
         for known, values, expected in (
             (None, None, [True, False]),
             (None, np.array([[np.nan, 1.0]]), [True, True]),

@@ -9,9 +9,10 @@ from moldiff.completion import (
     MAX_ATTEMPTS,
     complete,
     element_token,
+    in_rounds,
     key_of,
+    name_of,
     same_element,
-    size_problem,
 )
 from moldiff.model import Model
 from moldiff.molecule import by_element
@@ -105,8 +106,21 @@ def test_every_step_is_told(model, singles):
     assert sum(told) == pytest.approx(9)
 
 
-def test_elements_and_sizes_of_a_model(info):
+def test_rounds_go_on_until_all_of_a_window_are_done():
+    left, rounds = {"a": 1, "b": 3, "c": 0, "d": 1, "e": 1}, []
+
+    def advance(unfinished: list[str]) -> None:
+        rounds.append("".join(unfinished))
+        left.update({one: left[one] - 1 for one in unfinished})
+
+    found = in_rounds(left, lambda one: left[one] == 0, advance, 3)
+    assert next(found) == "a" and rounds == ["ab", "b", "b"]
+    assert list(found) == ["b", "c", "d", "e"] and rounds[3:] == ["de"]
+
+
+def test_a_molecule_is_called_by_its_number_and_title():
+    assert (name_of(3, ""), name_of(3, "water")) == ("molecule 3", "molecule 3 (water)")
+
+
+def test_elements_of_a_model(info):
     assert [element_token(info, symbol) for symbol in ("H", "O", "N", "S")] == [0, 3, 2, None]
-    assert size_problem(info, 3, 7) == size_problem(info, 4, 9) == ""
-    assert size_problem(info, 5, 9) == "5 heavy atoms, model small knows 3 to 4"
-    assert size_problem(info, 3, 12) == "12 atoms, model small knows 7 to 9"

@@ -10,7 +10,7 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from moldiff import chem, generation
-from moldiff.conformers import Graph, conformers_request, ensembles, has_fitting_distances
+from moldiff.conformers import GivenGraph, conformers_request, ensembles, has_fitting_distances
 from moldiff.datasets.curation import Unusable
 from moldiff.datasets.records import Record, records_of
 from moldiff.errors import RequestError
@@ -39,12 +39,12 @@ def positions(smiles: str) -> np.ndarray:
 
 class TestGraph:
     def test_of_a_model_with_hydrogens(self):
-        found = Graph.read(record("C[NH3+]"), EXPLICIT)
+        found = GivenGraph.read(record("C[NH3+]"), EXPLICIT)
         assert found.template.atom.tolist() == [[1, 3, 0, 0, 0, 0, 0, 0]]
         assert found.template.bond[0, 0].tolist() == [0, 1, 1, 1, 1, 0, 0, 0]
 
     def test_of_a_model_without(self):
-        found = Graph.read(record("c1cc[nH]c1"), IMPLICIT)
+        found = GivenGraph.read(record("c1cc[nH]c1"), IMPLICIT)
         assert found.template.atom.tolist() == [[0, 0, 0, 1, 0]]
         assert sorted(found.template.bond[0].triu().flatten().tolist())[-5:] == [1, 1, 1, 2, 2]
         assert found.mol.GetNumAtoms() == 10
@@ -58,12 +58,12 @@ class TestGraph:
     )  # fmt: skip
     def test_refuses(self, smiles, reason):
         with pytest.raises(Unusable) as refusal:
-            Graph.read(record(smiles), EXPLICIT)
+            GivenGraph.read(record(smiles), EXPLICIT)
         assert refusal.value.reason == reason
 
     def test_refuses_what_has_no_bonds(self):
         with pytest.raises(Unusable, match="moldiff bonds"):
-            Graph.read(Record(1, "", "line 1", "xyz", "1\n\nO 0 0 0\n"), EXPLICIT)
+            GivenGraph.read(Record(1, "", "line 1", "xyz", "1\n\nO 0 0 0\n"), EXPLICIT)
 
     @pytest.mark.parametrize("block", ["2D", "3D"])
     def test_stereo_of_an_sdf_is_told_by_its_drawing_or_coordinates(self, block):
@@ -72,30 +72,30 @@ class TestGraph:
             mol = Chem.MolFromSmiles("C[C@H](O)N")
             AllChem.Compute2DCoords(mol)
         text = chem.sdf_record(mol, "", {}) if block == "3D" else Chem.MolToMolBlock(mol)
-        found = Graph.read(Record(1, "", "line 1", "sdf", text), EXPLICIT)
+        found = GivenGraph.read(Record(1, "", "line 1", "sdf", text), EXPLICIT)
         assert chem.smiles(found.mol) == Chem.CanonSmiles("C[C@H](O)N")
 
 
 class TestJudge:
     def test_keeps_what_is_right(self):
         pos = positions("C[C@H](O)N")
-        found = Graph.read(record("C[C@H](O)N"), EXPLICIT).judge(pos).mol
+        found = GivenGraph.read(record("C[C@H](O)N"), EXPLICIT).judge(pos).mol
         assert chem.smiles(found) == Chem.CanonSmiles("C[C@H](O)N")
         assert (found.GetConformer().GetPositions() == pos).all()
 
     def test_turns_the_other_hand(self):
         pos = positions("C[C@@H](O)N")
-        found = Graph.read(record("C[C@H](O)N"), EXPLICIT).judge(pos).mol
+        found = GivenGraph.read(record("C[C@H](O)N"), EXPLICIT).judge(pos).mol
         assert chem.smiles(found) == Chem.CanonSmiles("C[C@H](O)N")
         assert (found.GetConformer().GetPositions() == -pos).all()
 
     @pytest.mark.parametrize("told, seen", [("C[C@H](O)[C@H](C)N", "C[C@H](O)[C@@H](C)N"), ("C/C=C/C", "C/C=C\\C")])
     def test_rejects_other_stereoisomers(self, told, seen):
-        assert Graph.read(record(told), EXPLICIT).judge(positions(seen)).reason == "stereo"
+        assert GivenGraph.read(record(told), EXPLICIT).judge(positions(seen)).reason == "stereo"
 
     @pytest.mark.parametrize("model", [EXPLICIT, IMPLICIT])
     def test_rejects_broken_shapes(self, model):
-        found, pos = Graph.read(record("CCO"), model), positions("CCO")
+        found, pos = GivenGraph.read(record("CCO"), model), positions("CCO")
         assert found.judge(2 * pos).reason == "geometry"
         assert found.judge(0.1 * pos).reason == "coordinates"
 
@@ -103,7 +103,7 @@ class TestJudge:
     def test_adds_hydrogens_to_a_model_without(self, smiles):
         mol = embedded(smiles)
         heavy = mol.GetConformer().GetPositions()[: mol.GetNumHeavyAtoms()]
-        graph = Graph.read(record(smiles), IMPLICIT)
+        graph = GivenGraph.read(record(smiles), IMPLICIT)
         found = graph.judge(chem.with_hydrogens(graph.made(heavy)).GetConformer().GetPositions()).mol
         assert chem.smiles(found) == chem.smiles(mol)
         assert found.GetNumAtoms() == mol.GetNumAtoms()
@@ -144,7 +144,7 @@ class TestEnsembles:
         assert (one == other).all()
 
     def test_attempts_are_bounded(self, qm9, monkeypatch):
-        monkeypatch.setattr(Graph, "judge", lambda graph, pos: chem.Verdict(None, "stereo"))
+        monkeypatch.setattr(GivenGraph, "judge", lambda graph, pos: chem.Verdict(None, "stereo"))
         request = conformers_request(qm9.model.config, 2, steps=2, max_attempts=5)
         found = next(ensembles(qm9, [record("CO")], request))
         assert found.rejected == {"stereo": 5}
@@ -178,4 +178,4 @@ class TestInPython:
 
 def test_records_of_molecules_keep_stereo():
     source = next(records_of([Chem.MolFromSmiles("C[C@H](O)N")]))
-    assert chem.smiles(Graph.read(source, EXPLICIT).mol) == Chem.CanonSmiles("C[C@H](O)N")
+    assert chem.smiles(GivenGraph.read(source, EXPLICIT).mol) == Chem.CanonSmiles("C[C@H](O)N")

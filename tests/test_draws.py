@@ -9,7 +9,7 @@ import pytest
 from conftest import ROWS, drawn, with_compositions
 
 from moldiff import draws
-from moldiff.draws import NEAREST, WIDTH, SizeDraw, Sizes
+from moldiff.draws import NEAREST, WIDTH, Drawn, SizeDraw
 from moldiff.errors import RequestError
 from moldiff.model_file import DataInfo
 
@@ -54,7 +54,7 @@ class TestTrainingData:
         assert (sizes.composition.sum(1) == [LARGE, 0, SMALL]).all()
 
     def test_rows_are_selected_together(self):
-        sizes = Sizes(np.array([7, 5, 10]), np.array([3, 2, 4]), np.array([[4, 3], [3, 2], [6, 4]])).select([2, 0])
+        sizes = Drawn(np.array([7, 5, 10]), np.array([3, 2, 4]), np.array([[4, 3], [3, 2], [6, 4]])).select([2, 0])
         assert len(sizes) == 2 and sizes.atoms.tolist() == [10, 7] and sizes.heavy.tolist() == [4, 3]
         assert sizes.composition.tolist() == [[6, 4], [4, 3]]
 

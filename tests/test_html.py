@@ -25,6 +25,7 @@ from moldiff.html.drawing import draw, draw_smiles, mol_block
 from moldiff.html.maker import maker_of
 from moldiff.html.plots import HEIGHT, histogram
 from moldiff.html.stages import funnel, passed
+from moldiff.metrics import Evaluation
 from moldiff.report import FileEvaluation, evaluate_file
 from moldiff.weights import shipped_models
 
@@ -60,7 +61,8 @@ def evaluation(tmp_path_factory) -> FileEvaluation:
     nearest = ["CCO", "CCO", "CCC", None, None, None]
     similarity = [1, 1, 0.2, math.nan, math.nan, math.nan]
     extra = {"nearest": nearest, "nearest_similarity": similarity, "alerts": [HOSTILE] * 6}
-    return dataclasses.replace(found, table=found.table.assign(**extra), notes=(*found.notes, f"a note {HOSTILE}"))
+    told = Evaluation(found.evaluation.metrics, found.table.assign(**extra))
+    return dataclasses.replace(found, evaluation=told, notes=(*found.notes, f"a note {HOSTILE}"))
 
 
 @pytest.fixture(scope="module")
@@ -181,15 +183,15 @@ def test_a_cut_list_says_so(evaluation, page, monkeypatch):
 def test_columns_of_any_kind():
     table = pd.DataFrame({
         "record": [1, 2], "whole": [1.0, math.nan], "share": [0.5, math.inf], "flag": pd.array([True, None], "boolean"),
-        "listed": [["b", "a"], []], "empty": [None, None], "qed": [0.123456789, 1.0], "edm_valid": [True, False],
+        "text": ["b; a", ""], "empty": [None, None], "qed": [0.123456789, 1.0], "edm_valid": [True, False],
     })  # fmt: skip
     found = {column.key: column for column in columns(table)}
-    assert list(found) == ["qed", "whole", "share", "flag", "listed", "edm_valid"]
+    assert list(found) == ["qed", "whole", "share", "flag", "text", "edm_valid"]
     assert found["qed"].values == [0.123457, 1.0] and found["qed"].label == "QED"
     assert (found["whole"].kind, found["whole"].digits, found["whole"].values) == ("number", 0, [1.0, None])
     assert found["share"].values == [0.5, None]
     assert (found["flag"].kind, found["flag"].values) == ("flag", [True, None])
-    assert found["listed"].values == ["b; a", ""]
+    assert found["text"].values == ["b; a", ""]
     assert [key for key, column in found.items() if not column.shown] == ["edm_valid"]
 
 
@@ -276,7 +278,7 @@ def test_the_maker_is_known_only_by_its_weights():
     path = shipped_models()["qm9"]
     weights = Model.load(path).sha256
     known = maker_of([(path.stem, weights)] * 3)
-    assert (known.molecules, known.heavy_atoms, known.others) == (99_997, (2, 9), False)
+    assert (known.molecules, known.data.heavy_range, known.others) == (99_997, (2, 9), False)
     assert known.commonest_size[0] == 9 and known.heavy_shares[0][0] == "C"
     assert maker_of([(path.stem, "0" * 64)]).data is None
     assert maker_of([("", ""), ("other", "1")]).others

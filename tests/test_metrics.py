@@ -433,10 +433,9 @@ def test_frechet_distance_in_closed_form():
 
 def test_moments_of_parts_add_up():
     activations = np.random.default_rng(0).normal(size=(9, 3)) + 5
-    total = chemnet.Moments(0, np.zeros(3), np.zeros((3, 3)))
-    for part in (activations[:1], activations[1:6], activations[6:6], activations[6:]):
-        mean = part.mean(0) if len(part) else np.zeros(3)
-        total = total + chemnet.Moments(len(part), mean, (part - mean).T @ (part - mean))
+    total = none = chemnet.Moments(0, np.zeros(3), np.zeros((3, 3)))
+    for part in (activations[:1], activations[1:6], activations[6:]):
+        total = total + chemnet.Moments.of(part) + none
     assert total.count == 9 and total.mean == pytest.approx(activations.mean(0))
     assert total.scatter / 8 == pytest.approx(np.cov(activations.T))
 

@@ -89,8 +89,14 @@ class TestComposition:
     def test_sizes_follow_from_compositions(self, info):
         assert info.elements == ("H", "C", "N", "O") and info.element_of == (0, 1, 2, 3, 2)
         assert info.size_histogram == ((3, 7, 2), (4, 9, 1))
+        assert (info.heavy_range, info.atom_range) == ((3, 4), (7, 9))
         rows = ((5, 3, 0, 1, 1), (4, 2, 1, 0, 2), (4, 1, 1, 1, 5), (2, 3, 2, 0, 4))
         assert with_compositions(info, rows).size_histogram == ((3, 7, 7), (4, 9, 1), (5, 7, 4))
+
+    def test_a_molecule_outside_the_sizes(self, info):
+        assert info.size_problem(3, 7) == info.size_problem(4, 9) == ""
+        assert info.size_problem(5, 9) == "5 heavy atoms, model small knows 3 to 4"
+        assert info.size_problem(3, 12) == "12 atoms, model small knows 7 to 9"
 
 
 class TestWhatTheNetworkSees:

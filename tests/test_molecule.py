@@ -89,7 +89,7 @@ def test_pyg_round_trip(random_molecules, sizes, seed, dtype):
 
 
 def test_select_prediction(exact):
-    prediction = Prediction(exact.pos.requires_grad_(), torch.rand(4, 7, 5), torch.rand(4, 7, 7, 4))
-    chosen = prediction.select(torch.tensor([2, 0])).detach()
+    prediction = Prediction(exact.pos, torch.rand(4, 7, 5), torch.rand(4, 7, 7, 4))
+    chosen = prediction.select(torch.tensor([2, 0]))
     assert torch.equal(chosen.atom_logits, prediction.atom_logits[[2, 0]])
-    assert not chosen.pos.requires_grad
+    assert torch.equal(chosen.pos, exact.pos[[2, 0]])

@@ -161,7 +161,7 @@ def _prepare_qm9(archive: Path | None, output: Path, jobs: int | None, force: bo
     from moldiff.datasets.qm9 import prepare_qm9
 
     try:
-        with interruptible(), _progress_of("preparing") as report:
+        with interruptible(), _preparing() as report:
             return prepare_qm9(archive, output, jobs, report, force, hydrogens)
     except Interrupted as stop:
         fail("stopped before the set was complete; the same command begins again", stop.code)
@@ -171,7 +171,7 @@ def _prepare_library(library: "Library", output: Path, jobs: int | None, force: 
     from moldiff.datasets.preparing import prepare_library
 
     try:
-        with interruptible(), _progress_of("preparing") as report:
+        with interruptible(), _preparing() as report:
             return prepare_library(library, output, jobs, report, force)
     except Interrupted as stop:
         fail("stopped; the same command goes on from there", stop.code)
@@ -192,8 +192,8 @@ def _print_set(meta: dict[str, Any], output: Path, seconds: float) -> None:
 
 
 @contextmanager
-def _progress_of(what: str) -> Iterator[Any]:
-    """Like :func:`_progress` for callers that report (done, total)."""
-    with bar(what) as shown:
+def _preparing() -> Iterator[Any]:
+    """A bar on the screen; yields what it is moved on with: (done, total)."""
+    with bar("preparing") as shown:
         task = shown.add_task("", total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)

@@ -17,13 +17,11 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from moldiff import judging
-from moldiff.chem import check, relax, smiles, token_name
+from moldiff.chem import ORDERS, check, relax, smiles, token_name
 from moldiff.datasets.computed import compute
 from moldiff.datasets.prepared import Structure
 from moldiff.datasets.records import Record
 from moldiff.errors import MoldiffError
-
-ORDERS = {Chem.BondType.SINGLE: 1, Chem.BondType.DOUBLE: 2, Chem.BondType.TRIPLE: 3}
 
 
 class Unusable(MoldiffError):

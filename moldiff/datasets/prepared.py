@@ -141,6 +141,11 @@ class Split:
                 found[rows.numpy(), 0] = implied_hydrogens(molecules, vocabulary).numpy()
         return found
 
+    def molecules(self) -> Molecules:
+        """All, at least one, in the order of the rows, padded to the largest; tokens stay uint8."""
+        batches, rows = zip(*self.buckets().values(), strict=True)
+        return Molecules.collate(list(batches)).select(torch.cat(rows).argsort())
+
     def buckets(self) -> dict[int, tuple[Molecules, torch.Tensor]]:
         """Exact-size batches: {n: (all molecules of n atoms, their rows in this split)}; tokens stay uint8."""
         atom_start = np.concatenate([[0], np.cumsum(self.n_atoms, dtype=np.int64)])

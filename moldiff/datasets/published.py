@@ -28,7 +28,7 @@ class Published(NamedTuple):
     licence: str
     count: Callable[[BufferedIOBase, str], int]  # of a file and its name in messages
     read: Callable[[BufferedIOBase, str], Iterator[Record]]
-    split: str  # of what the split is a part
+    split: str  # the part of the published collection that our split divides
     distribution: str = ""
     member: str = ""
     install: str = ""
@@ -137,7 +137,4 @@ def read_published(name: str, path: Path) -> Iterator[Record]:
 def hash_published(name: str, path: Path) -> str:
     """SHA-256, that of the file inside a wheel."""
     with opened(name, path) as file:
-        digest = hashlib.sha256()
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

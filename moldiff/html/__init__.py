@@ -74,7 +74,7 @@ def facts(evaluation: FileEvaluation, made_by: Maker) -> dict[str, Any]:
         "histograms": _histograms(table, here, there), "here": here, "there": there, "level": LEVEL,
         "elements": [row for row in rows if row.kind == "element"],
         "over": _extreme(rows, 1), "under": _extreme(rows, -1), "tested": len(rows),
-        "larger": sum(size > made_by.heavy_atoms[1] for size in here.quantities["Heavy atoms"]) if made_by.data else 0,
+        "larger": sum(size > made_by.data.heavy_range[1] for size in here.quantities["Heavy atoms"]) if made_by.data else 0,
         "maker": made_by, "sources": sources_of((m.name for m in metrics), texts),
     }  # fmt: skip
 

@@ -112,8 +112,6 @@ def _plain(series: pd.Series) -> tuple[list[Any], str]:
 
 
 def _value(value: Any) -> Any:
-    if isinstance(value, list | tuple | set | frozenset):
-        return "; ".join(sorted(map(str, value)) if isinstance(value, set | frozenset) else map(str, value))
     if pd.isna(value):
         return None
     value = value.item() if hasattr(value, "item") else value

@@ -19,12 +19,6 @@ class Maker:
     others: bool = False  # the records name more than one model, or not all name one
 
     @property
-    def heavy_atoms(self) -> tuple[int, int]:
-        """Least and most heavy atoms of the training data."""
-        sizes = [heavy for heavy, _, _ in self.data.size_histogram]
-        return min(sizes), max(sizes)
-
-    @property
     def molecules(self) -> int:
         """Of the training data."""
         return sum(count for _, _, count in self.data.size_histogram)

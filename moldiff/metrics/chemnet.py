@@ -34,6 +34,17 @@ class Moments(NamedTuple):
     mean: Float[np.ndarray, " d"]
     scatter: Float[np.ndarray, "d d"]  # sum of the outer products of the deviations from the mean
 
+    @classmethod
+    def of(cls, activations: Float[np.ndarray, "n d"]) -> "Moments":
+        """Of at least one molecule."""
+        mean = activations.mean(0)
+        return cls(len(activations), mean, (activations - mean).T @ (activations - mean))
+
+    @classmethod
+    def none(cls) -> "Moments":
+        """Of no molecule."""
+        return cls(0, np.zeros(WIDTH), np.zeros((WIDTH, WIDTH)))
+
     def __add__(self, other: "Moments") -> "Moments":
         count = self.count + other.count
         if not count:
@@ -70,11 +81,9 @@ def fcd_of_moments(ours: Moments, reference: Moments, name: str) -> Metric:
 
 def activation_moments(smiles: Sequence[str], batch_size: int = 128) -> Moments:
     """Moments of the activations of ChemNet's last hidden layer, batch by batch."""
-    total = Moments(0, np.zeros(WIDTH), np.zeros((WIDTH, WIDTH)))
+    total = Moments.none()
     for start in range(0, len(smiles), batch_size):
-        activations = chemnet_activations(smiles[start : start + batch_size], batch_size)
-        mean = activations.mean(0)
-        total += Moments(len(activations), mean, (activations - mean).T @ (activations - mean))
+        total += Moments.of(chemnet_activations(smiles[start : start + batch_size], batch_size))
     return total
 
 

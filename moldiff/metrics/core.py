@@ -44,7 +44,7 @@ def rate(
     return Metric(name, value, numerator, denominator, definition, table)
 
 
-def wilson_interval(numerator: int, denominator: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(numerator: int, denominator: int) -> tuple[float, float]:
     """Score interval of a proportion, (low, high); NaN for a denominator of 0.
 
     Source: Wilson, J. Am. Stat. Assoc. 1927, 22, 209, 10.1080/01621459.1927.10502953. Raises :class:`ValueError` for
@@ -54,9 +54,9 @@ def wilson_interval(numerator: int, denominator: int, z: float = Z_95) -> tuple[
         raise ValueError(f"a proportion needs 0 <= numerator <= denominator, got {numerator} of {denominator}")
     if denominator == 0:
         return math.nan, math.nan
-    p, correction = numerator / denominator, z**2 / denominator
+    p, correction = numerator / denominator, Z_95**2 / denominator
     centre = (p + correction / 2) / (1 + correction)
-    half = z / (1 + correction) * math.sqrt(p * (1 - p) / denominator + correction / denominator / 4)
+    half = Z_95 / (1 + correction) * math.sqrt(p * (1 - p) / denominator + correction / denominator / 4)
     return max(0.0, centre - half), min(1.0, centre + half)
 
 

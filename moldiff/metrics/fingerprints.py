@@ -14,12 +14,20 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 
 RADIUS, BITS = 2, 1024
 BYTES = BITS // 8
-_WORDS = BITS // 64
 
 
-def fingerprint(mol: Mol, bits: int = BITS) -> bytes:
-    """The ``bits`` / 8 bytes of a sanitised molecule without explicit hydrogens."""
-    return DataStructs.BitVectToBinaryText(GetMorganGenerator(radius=RADIUS, fpSize=bits).GetFingerprint(mol))
+def fingerprint(mol: Mol) -> bytes:
+    """The bytes of a sanitised molecule without explicit hydrogens."""
+    return DataStructs.BitVectToBinaryText(_vector(mol, BITS))
+
+
+def long_fingerprint(mol: Mol) -> DataStructs.ExplicitBitVect:
+    """Of 2048 bits, for RDKit: by it a diverse choice is made, and analogues are compared with what they come from."""
+    return _vector(mol, 2 * BITS)
+
+
+def _vector(mol: Mol, bits: int) -> DataStructs.ExplicitBitVect:
+    return GetMorganGenerator(radius=RADIUS, fpSize=bits).GetFingerprint(mol)
 
 
 def packed(fingerprints: Iterable[bytes]) -> UInt8[np.ndarray, "n bytes"]:

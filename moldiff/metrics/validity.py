@@ -4,11 +4,9 @@ import pandas as pd
 from rdkit import Chem
 from rdkit.Chem import Mol, SanitizeFlags
 
-from moldiff.chem import quiet
+from moldiff.chem import SANITISE, quiet
 from moldiff.metrics.core import Metric, Reference, rate
 
-# RDKit's clean-up steps rewrite groups (pentavalent nitro, hypervalent halogens): a repair, so it is left out.
-_SANITISE = SanitizeFlags.SANITIZE_ALL ^ SanitizeFlags.SANITIZE_CLEANUP ^ SanitizeFlags.SANITIZE_CLEANUP_ORGANOMETALLICS
 _POPULATION = "valid & connected molecules"
 
 
@@ -80,7 +78,7 @@ def sanitised(mol: Mol) -> tuple[Mol | None, str]:
     copy = Chem.Mol(mol)
     for atom in copy.GetAtoms():
         atom.SetNoImplicit(True)
-    failed = Chem.SanitizeMol(copy, _SANITISE, catchErrors=True)
+    failed = Chem.SanitizeMol(copy, SANITISE, catchErrors=True)
     if failed != SanitizeFlags.SANITIZE_NONE:
         return None, failed.name.removeprefix("SANITIZE_").lower()
     return copy, ""

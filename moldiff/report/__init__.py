@@ -36,16 +36,20 @@ class ReportError(MoldiffError):
 
 @dataclass(frozen=True)
 class FileEvaluation:
-    """The metrics of a set of molecules, and a row for each of its records in ``table``."""
+    """The metrics of a set of molecules, with what they were computed from and against."""
 
     file: Path
     sha256: str  # of the file; of the records if they were in memory
     evaluation: Evaluation
-    table: pd.DataFrame  # record (from 1), id, where, reason (why it is not readable), then the facts
     references: tuple[Reference, ...]  # the first is that of the novelty
     notes: tuple[str, ...]  # what a reader of the numbers has to know
     protocols: tuple[str, ...]
     mols: Sequence[Mol | None]  # as written, made whenever one is asked for; None where there is none
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row for each record: its number (from 1), id, where, reason (why it is not readable), then the facts."""
+        return self.evaluation.table
 
     @property
     def reference(self) -> Reference | None:
@@ -55,10 +59,6 @@ class FileEvaluation:
     def unreadable(self) -> list[int]:
         """The records, counted from 1, that could not be read or judged."""
         return self.table.loc[~self.table["readable"], "record"].tolist()
-
-    def molecules(self) -> Iterator[Mol | None]:
-        """One after the other, in the order of the table."""
-        return iter(self.mols)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the table, as plain values that JSON can hold; what cannot be computed is None."""
@@ -121,7 +121,7 @@ def evaluate(
     report = progress or (lambda *_: None)
     with Crew(jobs, timeout) as crew:
         against = read_reference(reference, crew, fcd, report) if reference is not None else None
-        found = survey(records, kind, protocols, against is not None or "moses" in protocols, crew, report)
+        found = survey(records, protocols, against is not None or "moses" in protocols, crew, report)
         if not found.table["readable"].any():
             raise ReportError(_nothing(file, found))
         metrics, columns = set_metrics(found, protocols, kind, against.known if against else None), {}
@@ -134,7 +134,7 @@ def evaluate(
     table = found.table.assign(**compared.columns, **columns)
     all_notes = (*_notes(found, kind), *notes, *(against.notes if against else ()))
     return FileEvaluation(
-        file=file, sha256=found.sha256 if file == MEMORY else _sha256(file), table=table,
+        file=file, sha256=found.sha256 if file == MEMORY else _sha256(file),
         evaluation=Evaluation(metrics + compared.metrics, table), references=against.references if against else (),
         notes=all_notes, protocols=protocols, mols=found.mols,
     )  # fmt: skip

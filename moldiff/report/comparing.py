@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,12 @@ from moldiff.metrics.fingerprints import nearest, packed
 from moldiff.metrics.moses import diversity_metrics, similarity_metrics
 from moldiff.metrics.profiles import Profile, collect
 from moldiff.references import NAMES, Against, Comparison, ReferenceError, named
-from moldiff.report.survey import Survey
+from moldiff.report.survey import Report, Survey
 
 SIZE = 500  # SMILES that a process gets at a time
 BATCH = 128  # the same for ChemNet
 LARGEST = 20_000  # molecules of a file, drawn by a hash, that distances and similarities are computed from
 LISTED = 20  # lines of a reference that are named
-Report = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -137,20 +136,14 @@ def _nearest(found: Survey, ours: Profile, theirs: Profile, smiles: Sequence[str
 
 def _moments(smiles: Sequence[str], crew: Crew, stage: str, report: Report) -> Moments:
     """Of the activations of ChemNet, whole batches at a time, as the numbers come out of their order."""
-    total, batch = Moments(0, np.zeros(512), np.zeros((512, 512))), []
+    total, batch = Moments.none(), []
     answers = _with_progress(crew.map("activations", _records(sorted(smiles)), BATCH), stage, len(smiles), report)
     for answer in answers:
         if answer.value:
             batch.append(np.frombuffer(base64.b64decode(answer.value), np.float32))
         if len(batch) == SIZE:
-            total, batch = total + _moments_of(batch), []
-    return total + _moments_of(batch) if batch else total
-
-
-def _moments_of(batch: Sequence[np.ndarray]) -> Moments:
-    rows = np.stack(batch).astype(float)
-    mean = rows.mean(0)
-    return Moments(len(rows), mean, (rows - mean).T @ (rows - mean))
+            total, batch = total + Moments.of(np.stack(batch).astype(float)), []
+    return total + Moments.of(np.stack(batch).astype(float)) if batch else total
 
 
 def _records(smiles: Iterable[str]) -> Iterable[Record]:

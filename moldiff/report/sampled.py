@@ -1,6 +1,5 @@
 """Metrics that cost too much for every molecule: relaxation and PoseBusters' checks of some, drawn at random."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +11,10 @@ from moldiff.metrics.plausibility import CHECKS, ENERGY, draw_for_poses, pose_ch
 from moldiff.metrics.sampling import Draw
 from moldiff.metrics.strain import MMFF94S, Relaxation, draw_for_strain, relaxation_metrics
 from moldiff.metrics.xtb import GFN2
-from moldiff.report.survey import Survey
+from moldiff.report.survey import Report, Survey
 
 SAMPLED = 1000  # molecules by default
 SIZES = {"mmff_relaxation": 20, "pose_checks": 20, "xtb_relaxation": 1}  # molecules that a process gets at a time
-Report = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ PROTOCOLS = ("model-bonds", "edm-table", "moses")
 SUPPORTED = {"sdf": ("model-bonds", "edm-table"), "xyz": ("edm-table",), "smiles": ("model-bonds", "moses")}
 SIZE = 50  # records judged at a time by a process
 ROWS = 2000  # records that become a piece of the table and of the profile at a time
-Report = Callable[[str, int, int | None], None]
+Report = Callable[[str, int, int | None], None]  # (stage, molecules done, molecules in all or None)
 
 
 class Spool(Sequence[Mol | None]):
@@ -73,11 +73,9 @@ class Survey:
     distributions: Counts
 
 
-def survey(
-    records: Iterable[Record], kind: str, protocols: Sequence[str], compared: bool, crew: Crew, report: Report
-) -> Survey:
+def survey(records: Iterable[Record], protocols: Sequence[str], compared: bool, crew: Crew, report: Report) -> Survey:
     """Judge every record; ``compared``: also what comparisons with a reference need."""
-    parts = _parts(kind, protocols, compared)
+    parts = _parts(protocols, compared)
     spool, digest, counts = Spool(), hashlib.sha256(), {"flat": 0, "bare": 0}
     likenesses, profiles, members, distributions = [], [], [], {}
     pieces, rows = [], []
@@ -85,7 +83,7 @@ def survey(
         found = answer.value or {"row": row(None, parts), "reason": answer.reason}
         if answer.reason:
             spool.closed.add(done - 1)
-        rows.append(_table_row(answer, found, parts))
+        rows.append(_table_row(answer, found))
         digest.update(answer.record.text.encode())
         for name in counts:
             counts[name] += found.get(name, False)
@@ -105,7 +103,7 @@ def survey(
     return Survey(table, spool, digest.hexdigest(), *counts.values(), profile, members, distributions)
 
 
-def _parts(kind: str, protocols: Sequence[str], compared: bool) -> list[str]:
+def _parts(protocols: Sequence[str], compared: bool) -> list[str]:
     parts = []
     if {"model-bonds", "moses"} & set(protocols):
         parts += ["bonds", "druglike"] + ["likeness", "distributions"] * compared
@@ -116,7 +114,7 @@ def _parts(kind: str, protocols: Sequence[str], compared: bool) -> list[str]:
     return parts
 
 
-def _table_row(answer: Answer, found: dict[str, Any], parts: Sequence[str]) -> dict[str, Any]:
+def _table_row(answer: Answer, found: dict[str, Any]) -> dict[str, Any]:
     record, facts = answer.record, found["row"]
     if found["reason"] and "failure" in facts:
         facts["failure"] = found["reason"] if answer.reason else "unreadable"

@@ -145,6 +145,15 @@ def test_buckets_hold_every_molecule_once():
         assert ((molecules.bond > 0).sum((1, 2)).numpy() == 2 * split.n_bonds[rows]).all()
 
 
+def test_molecules_are_in_the_order_of_the_rows():
+    split = read_split(SAMPLE, "train")
+    molecules = split.molecules()
+    assert molecules.size.tolist() == split.n_atoms.tolist() and molecules.mask.shape[1] == split.n_atoms.max()
+    assert np.array_equal(molecules.atom[molecules.mask], split.atom)
+    assert np.array_equal(molecules.pos[molecules.mask], split.pos)
+    assert ((molecules.bond > 0).sum((1, 2)).numpy() == 2 * split.n_bonds).all()
+
+
 def test_a_draw_keeps_the_order_and_never_repeats():
     split = read_split(SAMPLE, "train")
     drawn = split.draw(20, seed=1)

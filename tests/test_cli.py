@@ -110,7 +110,7 @@ class TestGenerate:
         assert list(summary["funnel"]) == ["sampled", "connected", "sanitised", "of asked formula", "kept"]
 
     def test_a_run_goes_on_with_the_formula_that_it_had(self, generate, monkeypatch):
-        def interrupted(self, summary):
+        def interrupted(self, summary, ended):
             raise Interrupted(signal.SIGINT)
 
         command = ["-n", 3, "-o", "out.sdf", "--formula", "CH4"]

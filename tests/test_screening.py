@@ -232,7 +232,7 @@ class TestWriting:
         """Stopped before its end, then on with it, to the same bytes."""
         options = ("--filter", CONDITIONS, "--unique", "--scores", "drug", "--relax", "mmff", "--max-attempts", 40)
         with monkeypatch.context() as patch:
-            patch.setattr(outputs.Output, "finish", lambda self, summary: self.close())
+            patch.setattr(outputs.Output, "finish", lambda self, summary, ended: self.close())
             assert generate("-n", 1, "-o", "out.sdf", *options).exit_code == 0
         assert json.loads(Path(".out.sdf.partial.json").read_text())["kept"] == 1
         wrong = generate("-n", 3, "-o", "out.sdf", "--resume", "--unique", "--scores", "drug", "--relax", "mmff")

@@ -16,7 +16,6 @@ from rdkit import Chem
 from rdkit.Chem import Mol
 
 from moldiff import chem, stereo
-from moldiff.attempts import Request, choose_sampler
 from moldiff.completion import BATCHES, CONFORMER, MAX_ATTEMPTS, complete, in_rounds, name_of
 from moldiff.config import Config
 from moldiff.datasets import records
@@ -27,6 +26,7 @@ from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.one_size import BATCH, Tick
 from moldiff.outcomes import Record
+from moldiff.requests import Request, choose_sampler
 
 # With the graph known an estimate is no average over many molecules, so that self-conditioning helps at all levels.
 SELF_CONDITION_BELOW = math.inf

@@ -19,13 +19,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from moldiff.attempts import Request, SameSize, draw_request
+from moldiff.attempts import SameSize, draw_request
 from moldiff.conditions import Conditions
 from moldiff.guidance import WithinValences, guided
 from moldiff.known import blank
 from moldiff.model import Model
 from moldiff.molecule import Molecules, Prediction
 from moldiff.one_size import inference
+from moldiff.requests import Request
 from moldiff.samplers import KeyedRandomness, Run, Sampler
 from moldiff.schedules import NoiseLevel
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import torch
 
 from moldiff import __version__, chem
-from moldiff.attempts import Request
 from moldiff.generation import Generator, load
 from moldiff.model import Model, choose_device
 from moldiff.model_file import ModelFileError
 from moldiff.outcomes import Record
 from moldiff.predictions import HELPERS
+from moldiff.requests import Request
 from moldiff.samplers import Sampler
 from moldiff.weights import ALIASES, shipped_helpers, shipped_models
 

@@ -52,7 +52,7 @@ class Wishes:
 
 
 class Plan(NamedTuple):
-    """What decides a :class:`moldiff.attempts.Request`, and what to tell the user."""
+    """What decides a :class:`moldiff.requests.Request`, and what to tell the user."""
 
     known: Known | None
     heavy_atoms: tuple[int, int] | None

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from moldiff import chem, fragment_checks, fragments
-from moldiff.attempts import Request, asked_values, choose_sampler, sample_attempts
+from moldiff.attempts import asked_values, sample_attempts
 from moldiff.conditions import find_property, target_of
 from moldiff.config import QUALITIES
 from moldiff.denoisers import check_compiler, compile_layers
@@ -31,7 +31,7 @@ from moldiff.overlay import overlay_of
 from moldiff.predictions import placer_of, predictable, predicted, predictor_of, with_placed_hydrogens
 from moldiff.predictor import Predictor
 from moldiff.relay import Relay, open_model, teacher_of
-from moldiff.requests import with_molecules
+from moldiff.requests import Request, choose_sampler, with_molecules
 from moldiff.screening import Facts, choose_screen, known_scores, rounded
 from moldiff.weights import find_weights, shipped_helpers
 from moldiff.windows import MOST, Windows

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from moldiff.attempts import Request
+from moldiff.requests import Request
 
 if TYPE_CHECKING:
     from rdkit import Chem

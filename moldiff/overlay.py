@@ -15,9 +15,9 @@ from moldiff import chem
 from moldiff.errors import RequestError
 from moldiff.given_files import read_given
 from moldiff.guidance import Guide
-from moldiff.guides import Feature, FeatureGuide, Point, ShapeGuide, log_tanimoto
 from moldiff.known import Known
 from moldiff.model_file import DataInfo
+from moldiff.overlay_guides import Feature, FeatureGuide, Point, ShapeGuide, log_tanimoto
 
 ELEMENTS = {"donor": "NO", "acceptor": "NO", "aromatic": "CNOS"}  # what an atom at a feature point may be
 CHARGES = {"donor": 1, "acceptor": -1, "aromatic": 0}  # that it may have, besides none

@@ -12,7 +12,6 @@ from rdkit import Chem
 from rdkit.Chem import Mol
 
 from moldiff import chem, stereo
-from moldiff.attempts import Request
 from moldiff.completion import BATCHES, BONDS, complete, element_token, in_rounds, name_of
 from moldiff.datasets import records
 from moldiff.generation import Generator
@@ -20,6 +19,7 @@ from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.one_size import BATCH, Tick
 from moldiff.outcomes import Record, Reject
+from moldiff.requests import Request
 from moldiff.samplers import Sampler
 
 # The known coordinates leave little to find: 5, 10 and 20 steps give the same share of right molecules within the error,

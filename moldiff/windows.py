@@ -4,8 +4,8 @@ import math
 import time
 from dataclasses import dataclass
 
-from moldiff.attempts import Request
 from moldiff.outcomes import Tally
+from moldiff.requests import Request
 
 MOST = {"cpu": 128, "cuda": 4096, "mps": 1024}  # attempts sampled in one piece, by kind of device
 LEAST = 8  # attempts worth a piece of their own

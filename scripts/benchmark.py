@@ -29,7 +29,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from moldiff import __version__
-from moldiff.attempts import Request, sample_attempts
+from moldiff.attempts import sample_attempts
 from moldiff.cli import app
 from moldiff.config import PRESETS, preset
 from moldiff.datasets.prepared import read_meta
@@ -38,6 +38,7 @@ from moldiff.known import blank
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules, Prediction
+from moldiff.requests import Request
 from moldiff.samplers import Sampler
 from moldiff.schedules import NoiseLevel
 from moldiff.weights import shipped_models

@@ -23,12 +23,12 @@ import torch
 from rich.progress import Progress
 
 from moldiff import distillation, relay
-from moldiff.attempts import FEW, choose_sampler
 from moldiff.batches import keyed_generator
 from moldiff.denoisers import check_compiler, compile_layers
 from moldiff.distillation import CERTAIN, Lessons, lessons, loss
 from moldiff.model import Model
 from moldiff.model_file import HISTORY
+from moldiff.requests import FEW, choose_sampler
 from moldiff.training_state import State
 from moldiff.weights import shipped_models
 from moldiff.workers import Workers

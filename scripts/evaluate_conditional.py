@@ -34,7 +34,7 @@ from rich.progress import track
 from rows import Row, print_rows
 
 from moldiff import chem
-from moldiff.attempts import Request, choose_sampler, sample_sizes
+from moldiff.attempts import sample_sizes
 from moldiff.conditions import find_property
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.draws import SizeDraw
@@ -45,6 +45,7 @@ from moldiff.metrics.dft import DFT_UNITS, dft_properties
 from moldiff.metrics.druglike import DRUGLIKE_COLUMNS, druglike_facts
 from moldiff.model_file import DataInfo
 from moldiff.predictor import Predictor
+from moldiff.requests import Request, choose_sampler
 from moldiff.samplers import KeyedRandomness
 from moldiff.terminal import bar, one_line_errors
 

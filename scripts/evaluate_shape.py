@@ -21,13 +21,12 @@ from rich.progress import track
 from rows import Row, show_rows
 
 from moldiff import chem
-from moldiff.attempts import Request, choose_sampler
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.fragments import Wishes
 from moldiff.generation import Generator, load
 from moldiff.outcomes import Record
 from moldiff.overlay import Overlay, features
-from moldiff.requests import with_molecules
+from moldiff.requests import Request, choose_sampler, with_molecules
 
 
 def main() -> None:

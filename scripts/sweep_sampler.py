@@ -22,10 +22,11 @@ import torch
 from rich.progress import track
 
 from moldiff import chem
-from moldiff.attempts import Request, sample_attempts
+from moldiff.attempts import sample_attempts
 from moldiff.generation import Generator, load
 from moldiff.metrics import evaluate
 from moldiff.metrics.chemnet import Moments, activation_moments, fcd_of_moments
+from moldiff.requests import Request
 from moldiff.samplers import RULES, Sampler
 from moldiff.schedules import GRIDS
 

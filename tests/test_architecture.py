@@ -23,7 +23,7 @@ ORDER = [
         "fragment_checks",
         "samplers",
         "guidance",
-        "guides",
+        "overlay_guides",
         "crew",
         "judging",
         "screening",

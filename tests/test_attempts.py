@@ -8,20 +8,14 @@ import pytest
 import torch
 from conftest import ROWS, drawn, with_compositions
 
-from moldiff.attempts import (
-    Request,
-    SameSize,
-    choose_sampler,
-    draw_request,
-    sample_attempts,
-    sample_sizes,
-)
+from moldiff.attempts import SameSize, draw_request, sample_attempts, sample_sizes
 from moldiff.conditions import Target
 from moldiff.config import Config, QualityConfig, preset
 from moldiff.draws import Drawn
 from moldiff.guidance import WithinValences
 from moldiff.model import Model
 from moldiff.molecule import split_token
+from moldiff.requests import Request, choose_sampler
 from moldiff.samplers import KeyedRandomness, Sampler
 from moldiff.valences import STRICT_VALENCES
 

@@ -15,9 +15,9 @@ from rdkit import Chem
 from typer.testing import CliRunner, Result
 
 from moldiff import cli, generation
-from moldiff.attempts import Request, choose_sampler
 from moldiff.config import Config
 from moldiff.outputs import Output
+from moldiff.requests import Request, choose_sampler
 from moldiff.terminal import Interrupted
 
 SAMPLE = Path(__file__).parents[1] / "data" / "qm9_sample"

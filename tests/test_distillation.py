@@ -6,11 +6,11 @@ from itertools import pairwise
 import pytest
 import torch
 
-from moldiff.attempts import choose_sampler
 from moldiff.distillation import CERTAIN, SHORT, UNTIL, Lessons, landing, lessons, loss
 from moldiff.known import blank
 from moldiff.model import Model
 from moldiff.molecule import Prediction
+from moldiff.requests import choose_sampler
 from moldiff.samplers import KeyedRandomness, Run
 from moldiff.schedules import NoiseLevel
 from moldiff.training_state import State

@@ -16,7 +16,6 @@ from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from typer.testing import CliRunner
 
 from moldiff import chem, cli, fragments
-from moldiff.attempts import Request
 from moldiff.errors import RequestError
 from moldiff.fragment_checks import is_kept, objection, similarity
 from moldiff.fragment_files import draw, draw_plan, read_wishes
@@ -24,6 +23,7 @@ from moldiff.fragments import CHURN, STARTS, Plan, Wishes, start_near
 from moldiff.generation import load
 from moldiff.model_file import DataInfo
 from moldiff.outcomes import Record, Tally
+from moldiff.requests import Request
 from moldiff.samplers import Heun, Sampler, UniPC
 
 

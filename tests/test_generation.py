@@ -13,7 +13,7 @@ from conftest import with_compositions
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from moldiff import attempts, chem, doctor, generation, relay, windows
-from moldiff.attempts import Request, asked_values, sample_attempts
+from moldiff.attempts import asked_values, sample_attempts
 from moldiff.conditions import Target
 from moldiff.config import Config, NetworkConfig, preset
 from moldiff.draws import SizeDraw
@@ -22,6 +22,7 @@ from moldiff.generation import Generator, load
 from moldiff.model import Model, choose_device
 from moldiff.model_file import DataInfo, ModelFileError
 from moldiff.outcomes import Record, Tally
+from moldiff.requests import Request, choose_sampler
 from moldiff.samplers import Ancestral, KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
 
@@ -445,15 +446,12 @@ class TestPupil:
     def test_it_makes_fast_molecules_of_any_size(self, taught):
         assert self.names(taught.generate(4, quality="fast")) == {"quick"}
         assert self.names(taught.generate(2, quality="fast", heavy_atoms=1)) == {"quick"}
-        assert (
-            taught.maker(Request(1, sampler=attempts.choose_sampler(taught.model.config, "fast", None))).hash
-            != taught.hash
-        )
+        assert taught.maker(Request(1, sampler=choose_sampler(taught.model.config, "fast", None))).hash != taught.hash
 
     def test_its_teacher_makes_the_rest(self, taught):
-        plain = Request(4, sampler=attempts.choose_sampler(taught.model.config, "fast", None))
+        plain = Request(4, sampler=choose_sampler(taught.model.config, "fast", None))
         others = [
-            replace(plain, sampler=attempts.choose_sampler(taught.model.config, "best", None)),
+            replace(plain, sampler=choose_sampler(taught.model.config, "best", None)),
             replace(plain, formula="CH4"),
             replace(plain, targets=(Target("gap", 1.0, 2.0),)),
             replace(plain, guides=(lambda x0, noisy, level: x0,)),

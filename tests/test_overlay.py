@@ -9,9 +9,9 @@ from rdkit.Chem import AllChem
 from moldiff import chem
 from moldiff.errors import RequestError
 from moldiff.generation import load
-from moldiff.guides import FeatureGuide, ShapeGuide
 from moldiff.known import Known
 from moldiff.overlay import Overlay, features, overlay_of, read_overlay
+from moldiff.overlay_guides import FeatureGuide, ShapeGuide
 
 
 def embedded(smiles: str) -> Chem.Mol:

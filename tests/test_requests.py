@@ -4,11 +4,10 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from moldiff.attempts import Request
 from moldiff.fragments import Wishes
-from moldiff.guides import ShapeGuide
 from moldiff.overlay import Overlay
-from moldiff.requests import with_molecules
+from moldiff.overlay_guides import ShapeGuide
+from moldiff.requests import Request, with_molecules
 from moldiff.samplers import Sampler
 
 

@@ -12,11 +12,11 @@ from rdkit.Chem import AllChem
 from typer.testing import CliRunner, Result
 
 from moldiff import chem, cli, outputs, screening
-from moldiff.attempts import Request
 from moldiff.errors import RequestError
 from moldiff.generation import load
 from moldiff.metrics.druglike import DRUGLIKE_COLUMNS, druglike_facts
 from moldiff.outcomes import Record, Tally
+from moldiff.requests import Request
 from moldiff.screening import RELAXATION_COLUMNS, Screen, choose_screen
 
 CONDITIONS = "MW<31 and heavy_atoms==1 and strain<40"

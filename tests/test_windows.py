@@ -3,8 +3,8 @@
 import pytest
 
 from moldiff import windows
-from moldiff.attempts import Request
 from moldiff.outcomes import Tally
+from moldiff.requests import Request
 from moldiff.windows import Windows
 
 

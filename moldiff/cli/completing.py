@@ -12,9 +12,9 @@ from moldiff.cli.options import provenance_of
 from moldiff.terminal import Interrupted, bar, fail, interruptible
 
 if TYPE_CHECKING:
-    from moldiff.attempts import Request
     from moldiff.generation import Generator
     from moldiff.outcomes import Record
+    from moldiff.requests import Request
 
 SHOWN = 20  # problems at the terminal; all are in the summary
 

@@ -14,9 +14,9 @@ from moldiff.errors import RequestError
 from moldiff.terminal import Interrupted, bar, fail, interruptible, one_line_errors
 
 if TYPE_CHECKING:
-    from moldiff.attempts import Request
     from moldiff.generation import Generator
     from moldiff.outputs import Output, StandardOutput
+    from moldiff.requests import Request
 
 # headings of the help
 MAKE = "What to make"
@@ -173,13 +173,12 @@ def generate(
     Example: moldiff generate -n 100 -o molecules.sdf
     """
     with one_line_errors():
-        from moldiff.attempts import Request, choose_sampler
         from moldiff.conditions import read_target
         from moldiff.fragment_files import draw_plan, read_wishes
         from moldiff.generation import load
         from moldiff.outputs import Output, StandardOutput, is_complete
         from moldiff.overlay import read_overlay
-        from moldiff.requests import with_molecules
+        from moldiff.requests import Request, choose_sampler, with_molecules
 
         batch = None if batch_size == "auto" else positive(batch_size, f"--batch-size {batch_size}", "or auto")
         sizes = _range(n_atoms)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from moldiff.guidance import Guide
-from moldiff.guides import EXPONENT, LAST, LONGEST, RADIUS, Feature, FeatureGuide, ShapeGuide, log_tanimoto
 from moldiff.molecule import BOND_CLASSES, Molecules, Prediction
+from moldiff.overlay_guides import EXPONENT, LAST, LONGEST, RADIUS, Feature, FeatureGuide, ShapeGuide, log_tanimoto
 from moldiff.schedules import NoiseLevel
 
 HEAVY = (False, True, True, True, True)  # of H C N O N+

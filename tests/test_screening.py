@@ -235,11 +235,11 @@ class TestWriting:
             patch.setattr(outputs.Output, "finish", lambda self, summary, ended: self.close())
             assert generate("-n", 1, "-o", "out.sdf", *options).exit_code == 0
         assert json.loads(Path(".out.sdf.partial.json").read_text())["kept"] == 1
-        wrong = generate("-n", 3, "-o", "out.sdf", "--resume", "--unique", "--scores", "drug", "--relax", "mmff")
+        wrong = generate("-n", 2, "-o", "out.sdf", "--resume", "--unique", "--scores", "drug", "--relax", "mmff")
         assert wrong.exit_code == 2
         assert f"had filter {CONDITIONS} (now None)" in wrong.stderr
-        resumed = generate("-n", 3, "-o", "out.sdf", "--resume", *options)
-        straight = generate("-n", 3, "-o", "straight.sdf", *options)
+        resumed = generate("-n", 2, "-o", "out.sdf", "--resume", *options)
+        straight = generate("-n", 2, "-o", "straight.sdf", *options)
         assert resumed.exit_code == straight.exit_code
         assert Path("out.sdf").read_bytes() == Path("straight.sdf").read_bytes()
         assert Path("out.relaxed.sdf").read_bytes() == Path("straight.relaxed.sdf").read_bytes() != b""

@@ -177,9 +177,9 @@ SMALL = {
     "options": dict(width=192, layers=9, vectors=24, pair_width=64, heads=12, radial=32, pair_every=2),
 }
 
-# Each preset with what it should give; figures come from the README's results table.
+# What the shipped ones give is in the model cards (moldiff/weights/README.md).
 PRESETS: dict[str, dict[str, Any]] = {
-    # 1.2 M parameters; the default of the package, trained on two CPU cores in under two hours
+    # 1.2 M parameters; the default of `moldiff train`, two CPU cores for under two hours
     "qm9-tiny": {
         "network": TINY,
         "train": dict(steps=20_000, batch=128, lr=2e-3),

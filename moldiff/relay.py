@@ -14,7 +14,7 @@ from moldiff.molecule import Molecules, Prediction
 from moldiff.schedules import NoiseLevel
 from moldiff.weights import shipped_models
 
-UNTIL = "until"  # key of a pupil's info: σ below which its teacher goes on
+UNTIL_KEY = "until"  # key of a pupil's info: σ below which its teacher goes on
 
 
 class Relay(Model):
@@ -22,7 +22,7 @@ class Relay(Model):
 
     def __init__(self, pupil: Model, teacher: Model):
         super().__init__(pupil.config, pupil.data, pupil.info)
-        self.network, self.teacher, self.until = pupil.network, teacher, pupil.info[UNTIL]
+        self.network, self.teacher, self.until = pupil.network, teacher, pupil.info[UNTIL_KEY]
         self.eval()
 
     def denoise(self, noisy: Molecules, level: NoiseLevel, *told: Any) -> Prediction:
@@ -39,7 +39,7 @@ def open_model(path: Path, device: torch.device | str = "cpu") -> Model:
         ModelFileError: the file cannot be used (:meth:`moldiff.model_file.TrainedNetwork.load`), or the teacher is not there.
     """
     model = Model.load(path, device)
-    if UNTIL not in model.info:
+    if UNTIL_KEY not in model.info:
         return model
     wanted = teacher_of(model)
     for shipped in set(shipped_models().values()):

@@ -5,6 +5,7 @@ A step rule moves the state from one noise level to the next and may call the de
 """
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import ClassVar, Protocol, runtime_checkable
@@ -72,8 +73,8 @@ class KeyedRandomness:
         return self
 
     def select(self, positions: Sequence[int]) -> "KeyedRandomness":
-        chosen = KeyedRandomness(0, [], self.device)
-        chosen.streams = [self.streams[k] for k in positions]
+        chosen = copy(self)
+        chosen.indices, chosen.streams = ([of[k] for k in positions] for of in (self.indices, self.streams))
         return chosen
 
     def padded(self, count: int) -> "KeyedRandomness":

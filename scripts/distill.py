@@ -163,7 +163,7 @@ def main() -> None:
 def shipped(course: Course) -> Model:
     """The pupil as it goes into a file: it has one quality, and tells where its teacher goes on."""
     pupil = course.state.shipped()
-    pupil.info |= {relay.UNTIL: distillation.UNTIL}
+    pupil.info |= {relay.UNTIL_KEY: distillation.UNTIL}
     few = pupil.config.quality.fast
     quality = dataclasses.replace(pupil.config.quality, balanced=few, best=few)
     pupil.config = dataclasses.replace(pupil.config, quality=quality)

@@ -33,7 +33,7 @@ from moldiff.predictor import Predictor
 from moldiff.relay import Relay, open_model, teacher_of
 from moldiff.requests import Request, choose_sampler, with_molecules
 from moldiff.screening import Facts, choose_screen, known_scores, rounded
-from moldiff.weights import find_weights, shipped_helpers
+from moldiff.weights import find_weights, measured, shipped_helpers
 from moldiff.windows import MOST, Windows
 from moldiff.workers import Here, Workers
 
@@ -306,10 +306,10 @@ class Generator:
         }
 
     def _measured(self) -> list[dict[str, Any]]:
-        """Figures of all sampled molecules, rules in the model card; the pupil's take the place of its teacher's."""
-        fast = self.pupil.model.info.get("figures", []) if self.pupil else []
+        """Figures of the weights; the pupil's take the place of its teacher's."""
+        fast = measured(self.pupil.hash) if self.pupil else []
         taken = {row["evaluations"] for row in fast}
-        return [*fast, *(row for row in self.model.info.get("figures", []) if row["evaluations"] not in taken)]
+        return [*fast, *(row for row in measured(self.hash) if row["evaluations"] not in taken)]
 
     def _raw(
         self, request: Request, tally: Tally, workers: int, batch_size: int | None, tick: Tick

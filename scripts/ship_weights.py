@@ -1,20 +1,15 @@
-"""Put trained weights into the package, with the golden sample that ``moldiff doctor`` makes again and measured figures.
+"""Put trained weights into the package, with the golden sample that ``moldiff doctor`` makes again.
 
     python scripts/ship_weights.py RUN/weights.safetensors qm9-tiny
-    moldiff generate --model qm9-tiny -n 10000 -o a.sdf --rejects r.sdf && cat a.sdf r.sdf > sampled.sdf
-    moldiff evaluate sampled.sdf --reference qm9/train.smi --strain 1000 --json 50.json
-    python scripts/ship_weights.py moldiff/weights/qm9-tiny.safetensors qm9-tiny --figures 50=50.json
 
 Qualities, time grid, temperature and what molecules are told are those of the preset of this name. ``--examples DIR`` takes
 examples of properties that occur together from a prepared set, for weights of one that was prepared before there were any.
 ``--fast`` is for the pupils of `scripts/distill.py`, which make what is asked of their teacher with few evaluations.
-``--figures EVALUATIONS=FILE`` takes the key figures of an evaluation of *all sampled* molecules; ``moldiff info`` prints them.
-Run again on shipped weights, it changes what the file says of itself, not the weights.
+What they are measured to give is told by `scripts/ship_figures.py`.
 """
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 
 from moldiff.config import preset
@@ -26,22 +21,6 @@ from moldiff.model_file import DataInfo, TrainedNetwork
 from moldiff.predictions import HELPERS
 
 WEIGHTS = Path(__file__).parent.parent / "moldiff" / "weights"
-KEY_FIGURES = (
-    "valid_connected", "molecule_stability", "valid_connected_unique", "edm_atom_stability", "edm_molecule_stability",
-    "edm_valid", "novel", "fcd", "strain",
-)  # fmt: skip
-
-
-def figures(text: str) -> dict[str, object]:
-    """One row for ``moldiff info``: evaluations, molecules sampled, and the key figures that were computed."""
-    evaluations, _, file = text.partition("=")
-    report = json.loads(Path(file).read_text())
-    row: dict[str, object] = {"evaluations": int(evaluations), "sampled": report["records"]}
-    for name in KEY_FIGURES:
-        metric = report["metrics"].get(name)
-        if metric is not None:
-            row[name] = round(metric["value"], 4)
-    return row
 
 
 def with_examples(data: DataInfo, folder: Path) -> DataInfo:
@@ -56,16 +35,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="weights written by `moldiff train`")
     parser.add_argument("name", help="name of the shipped set, the preset's (of a pupil, any)")
-    parser.add_argument(
-        "--figures", nargs="*", default=[], help="EVALUATIONS=FILE written by `moldiff evaluate --json`"
-    )
     parser.add_argument("--examples", type=Path, help="the prepared set that the weights were trained on")
     parser.add_argument("--fast", action="store_true", help="a pupil: of its teacher's --quality fast")
     arguments = parser.parse_args()
     if arguments.fast:
         pupil = Model.load(arguments.source)
-        if arguments.figures:
-            pupil.info |= {"figures": [figures(text) for text in arguments.figures]}
         save(pupil, WEIGHTS / "fast" / f"{arguments.name}.safetensors")
         return
     for folder, kind in HELPERS.items():
@@ -82,8 +56,6 @@ def main() -> None:
     model.network.load_state_dict(trained.network.state_dict())
     generator = Generator(model, arguments.name, arguments.source)
     model.info |= {"golden": golden_sample(generator), "golden_request": GOLDEN}
-    if arguments.figures:
-        model.info["figures"] = [figures(text) for text in arguments.figures]
     save(model, WEIGHTS / f"{arguments.name}.safetensors")
 
 

@@ -430,11 +430,13 @@ class TestPupil:
     def taught(self, small, tmp_path, monkeypatch) -> Generator:
         """``small``, with its own weights, a little changed, as its pupil."""
         pupil = Model.load(small.path)
-        small.model.info |= {"figures": [{"evaluations": 30, "fcd": 3.0}, {"evaluations": 50, "fcd": 2.0}]}
-        pupil.info = {
-            "started_from": {"sha256": small.hash}, "until": 0.2, "figures": [{"evaluations": 30, "fcd": 1.0}],
-        }  # fmt: skip
+        pupil.info = {"started_from": {"sha256": small.hash}, "until": 0.2}
         pupil.network.to_atom.bias += 0.01
+        figures = {
+            small.hash: [{"evaluations": 30, "fcd": 3.0}, {"evaluations": 50, "fcd": 2.0}],
+            pupil.sha256: [{"evaluations": 30, "fcd": 1.0}],
+        }
+        monkeypatch.setattr(generation, "measured", figures.__getitem__)
         pupil.save(tmp_path / "quick.safetensors")
         monkeypatch.setattr(generation, "shipped_helpers", lambda folder: [tmp_path / "quick.safetensors"])
         monkeypatch.setattr(relay, "shipped_models", lambda: {"four": small.path})

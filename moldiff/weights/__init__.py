@@ -1,11 +1,21 @@
 """The weights that ship with the package, by name."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from moldiff.errors import RequestError
 
 # The best set shipped for each kind of data; qm9-atoms makes hydrogens as atoms of their own, the others leave them to valence.
 ALIASES = {"qm9": "qm9-deep", "qm9-atoms": "qm9-tiny", "leads": "leads-deep"}
+
+FIGURES = Path(__file__).parent / "figures.json"  # made by scripts/ship_figures.py
+
+
+def measured(sha256: str) -> list[dict[str, Any]]:
+    """Key figures of all sampled molecules that weights of this hash were measured to give, a row for each number of evaluations;
+    rules and more are in the model cards."""
+    return json.loads(FIGURES.read_text()).get(sha256, [])
 
 
 def shipped_models() -> dict[str, Path]:

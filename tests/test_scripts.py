@@ -110,3 +110,18 @@ def test_a_pupil_is_distilled_and_makes_molecules(monkeypatch, tmp_path, trained
     assert pupil.model.sha256 != teacher.sha256 and pupil.model.teacher.sha256 == teacher.sha256
     (record,) = pupil.generate(1)
     assert pupil.facts()["evaluations"] == {"fast": 6, "balanced": 6, "best": 6} and record.mol.GetNumAtoms() > 2
+
+
+def test_figures_ship_beside_the_weights(monkeypatch, tmp_path, trained):
+    """Rows of other numbers of evaluations stay; those of weights that no longer ship go."""
+    told, report = tmp_path / "figures.json", tmp_path / "report.json"
+    sha256 = Model.load(trained).sha256
+    told.write_text(json.dumps({"gone": [{"evaluations": 8}], sha256: [{"evaluations": 30, "fcd": 3.0}]}))
+    report.write_text(json.dumps({"records": 7, "metrics": {"fcd": {"value": 1.23456}, "other": {"value": 0.0}}}))
+    monkeypatch.setattr(weights, "FIGURES", told)
+    monkeypatch.setattr(weights, "shipped_models", lambda: {"four": trained})
+    monkeypatch.setattr(weights, "shipped_helpers", lambda folder: [])
+    run(monkeypatch, "ship_figures.py", trained.stem, f"8={report}")
+    rows = [{"evaluations": 8, "sampled": 7, "fcd": 1.2346}, {"evaluations": 30, "fcd": 3.0}]
+    assert json.loads(told.read_text()) == {sha256: rows}
+    assert weights.measured(sha256) == rows and weights.measured("gone") == []

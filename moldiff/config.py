@@ -65,7 +65,8 @@ class TrainConfig:
     precision: str = "float32"  # or bfloat16
     compile: bool = False
 
-    def __post_init__(self):
+    def check(self) -> None:
+        """Raise :class:`ConfigError` for what nothing can be trained with; weights that exist are not asked."""
         if self.precision not in PRECISIONS:
             raise ConfigError(f"train.precision = {self.precision}: there are {' and '.join(PRECISIONS)}")
         for name in ("steps", "batch", "warmup", "check_steps"):

@@ -13,10 +13,10 @@ from moldiff.errors import RequestError
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed over ``path``.
 
-    What is no file of its own, such as a link, a pipe or a device, is written to as it is.
+    A pipe or a device is written to as it is.
     """
     path = Path(path)
-    if path.is_symlink() or (path.exists() and not path.is_file()):
+    if path.exists() and not path.is_file():
         yield path
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -359,7 +359,8 @@ class Generator:
 
 def _pair(value: Any, named: str) -> tuple[Any, Any]:
     """A value as a range, or a range of two; whole numbers of any type as Python's, by whose text requests are told apart."""
-    ends = tuple(value) if isinstance(value, Sequence | np.ndarray) and not isinstance(value, str) else (value, value)
+    value = value.tolist() if isinstance(value, np.ndarray) else value
+    ends = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
     if len(ends) != 2:
         raise RequestError(f"{named} = {value}: give a number, or the two ends of a range")
     low, high = (int(end) if isinstance(end, Integral) else end for end in ends)

@@ -90,14 +90,16 @@ class Output:
         scores: Mapping[str, str] = MappingProxyType({}), relaxed: Path | None = None, diverse: int | None = None,
         force: bool = False, resume: bool = False,
     ):  # fmt: skip
-        check_output(path, force=force or resume)
+        check_output(path, force=True)  # whether it is there already is asked below
         self.path, self.provenance = path, provenance
         self.columns, self.relaxed, self.diverse = {**COLUMNS, **scores}, relaxed, diverse
-        self.request = identity
         self.identity = {**identity, "rejects": rejects and os.path.abspath(rejects)}
         self.journal = path.with_name(f".{path.name}.partial.sdf")
         self.state = path.with_name(f".{path.name}.partial.json")
         self.relaxed_journal = path.with_name(f".{path.name}.partial.relaxed.sdf")
+        if not resume and self.state.exists() and not force:
+            raise RequestError(f"-o {path}: an interrupted run is there; --resume goes on with it, --force discards it")
+        check_place(f"-o {path}", path, force=force or resume)
         self.summary_path = path.with_name(f"{path.name}.summary.json")
         self.seen: set[str] = set()
         self.paths = {"journal": self.journal} | ({"rejects": rejects} if rejects else {})
@@ -110,8 +112,6 @@ class Output:
             if os.path.realpath(rejects) in {os.path.realpath(p) for p in others if p}:
                 raise RequestError(f"--rejects {rejects}: is the output itself; choose another name")
         tally, sizes = self._continued() if resume else (Tally(), {})
-        if not resume and self.state.exists() and not force:
-            raise RequestError(f"-o {path}: an interrupted run is there; --resume goes on with it, --force discards it")
         mode = "ab" if sizes else "wb"
         with named(f"-o {path}"):
             for written in filter(None, (path, self.state, self.summary_path, relaxed)):
@@ -145,9 +145,7 @@ class Output:
             named = [k for k in different if k != "key"] or different  # the key hangs on all of them
             was = ", ".join(f"{k} {identity.get(k)} (now {self.identity.get(k)})" for k in named)
             raise RequestError(f"-o {self.path}: the interrupted run had {was}; use the same options, or --force")
-        if not self.journal.exists() and _is_finished(
-            self.path, tally.kept, self.request
-        ):  # only the tidying up is missing
+        if state.get("ended") and not self.journal.exists():  # it is the output: only the tidying up is missing
             self._tidy()
             raise self._complete()
         for name, size in sizes.items():
@@ -179,10 +177,10 @@ class Output:
         if time.monotonic() - self.saved_at > SAVE_SECONDS:
             self.save()
 
-    def save(self) -> None:
-        """Everything so far survives a crash from here on."""
+    def save(self, ended: bool = False) -> None:
+        """Everything so far survives a crash from here on; ``ended``: nothing will be added."""
         reached = self.reached
-        if reached is self.saved:
+        if reached is self.saved and not ended:
             return
         with self._space():
             for file in self.files.values():
@@ -191,7 +189,7 @@ class Output:
             tally, sizes = reached
             state = {
                 "identity": self.identity, "next_index": tally.next_index, "kept": tally.kept,
-                "rejected": tally.rejected, "bytes": sizes,
+                "rejected": tally.rejected, "bytes": sizes, "ended": ended,
             }  # fmt: skip
             with write_atomically(self.state) as temporary:
                 temporary.write_text(json.dumps(state))
@@ -202,7 +200,7 @@ class Output:
 
         Not ``ended``: the output is made, but with ``resume`` the run can go on.
         """
-        self.save()
+        self.save(ended)
         self.close()
         with self._space():
             with write_atomically(self.summary_path) as temporary:
@@ -249,13 +247,14 @@ class Output:
 
 def is_complete(path: Path, n: int, identity: dict[str, Any]) -> bool:
     """Whether a finished run of this request left at least ``n`` molecules here, so that there is nothing to resume."""
-    return not path.with_name(f".{path.name}.partial.json").exists() and _is_finished(path, n, identity)
-
-
-def _is_finished(path: Path, n: int, identity: dict[str, Any]) -> bool:
+    state, journal = (path.with_name(f".{path.name}.partial.{end}") for end in ("json", "sdf"))
     if not path.is_file():
         return False
     try:
+        if state.exists():
+            if journal.exists() or not json.loads(state.read_text()).get("ended"):
+                return False
+            state.unlink()  # only the tidying up was missing
         found = json.loads(path.with_name(f"{path.name}.summary.json").read_text(encoding="utf-8"))
         return found["request"] == identity and found["kept"] >= n
     except (OSError, ValueError, KeyError):

@@ -43,10 +43,11 @@ class Request:
 
     def check(self, model: Model) -> list[str]:
         """Warnings of what may turn out badly. Raises RequestError for what cannot be met."""
-        low, high = self.heavy_atoms or (None, None)
-        numbers = (("-n", self.n), ("--seed", self.seed), ("--max-attempts", self.max_attempts), ("--n-atoms", low))
-        for option, value in (*numbers, ("--n-atoms", high)):
-            if not isinstance(value, Integral | None):
+        numbers = [("-n", self.n), ("--seed", self.seed), *(("--n-atoms", count) for count in self.heavy_atoms or ())]
+        if self.max_attempts is not None:
+            numbers.append(("--max-attempts", self.max_attempts))
+        for option, value in numbers:
+            if not isinstance(value, Integral):
                 raise RequestError(f"{option} {value}: must be a whole number")
         if self.n < 1:
             raise RequestError(f"-n {self.n}: ask for at least one molecule")

@@ -66,6 +66,7 @@ def train(
         TrainingError: the run exists already (and ``resume`` is off), does not fit the data or configuration, or the loss
             stopped being finite; in that case the last good checkpoint is kept.
     """
+    config.train.check()
     run, device = Path(run), _own_device(torch.device(device))
     with _processes(device) as (rank, world):
         if finish and (max_seconds is None or world > 1):

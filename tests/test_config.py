@@ -30,15 +30,27 @@ def test_dictionary_round_trip():
         ({"train": {"compile": 1}}, r"train\.compile = 1: expected bool"),
         ({"train": 3}, r"train = 3: expected TrainConfig"),
         ({"network": {"options": 3}}, r"network\.options = 3: expected dict"),
-        ({"train": {"precision": "bf16"}}, r"train\.precision = bf16: there are float32 and bfloat16"),
-        ({"train": {"lr": float("nan")}}, r"train\.lr = nan: must be 0 or more"),
-        ({"train": {"cooldown": 1.5}}, r"train\.cooldown = 1\.5: a share, from 0 to 1"),
-        ({"train": {"warmup": 0}}, r"train\.warmup = 0: at least 1"),
     ],
 )
 def test_wrong_values_are_refused(values, message):
     with pytest.raises(ConfigError, match=message):
         Config.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"precision": "bf16"}, r"train\.precision = bf16: there are float32 and bfloat16"),
+        ({"lr": float("nan")}, r"train\.lr = nan: must be 0 or more"),
+        ({"cooldown": 1.5}, r"train\.cooldown = 1\.5: a share, from 0 to 1"),
+        ({"warmup": 0}, r"train\.warmup = 0: at least 1"),
+    ],
+)
+def test_what_nothing_can_be_trained_with_is_refused(values, message):
+    """When training begins: weights that were made with it can be used as before."""
+    config = Config.from_dict({"train": values})
+    with pytest.raises(ConfigError, match=message):
+        config.train.check()
 
 
 def test_whole_numbers_serve_as_floats():

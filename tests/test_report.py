@@ -1,5 +1,6 @@
 """Evaluation of sets of any origin: what is counted, what is named, what is refused, what is shown."""
 
+import gzip
 import io
 import json
 import math
@@ -516,21 +517,27 @@ def test_command_writes_json_csv_and_the_report(broken, smi, tmp_path):
 
 @pytest.mark.parametrize("option", ["--json", "--csv", "--report"])
 def test_command_writes_over_no_molecules(smi, tmp_path, option):
-    own, other = tmp_path / "own.smi", tmp_path / "other.sdf"
+    own, other, packed = tmp_path / "own.smi", tmp_path / "other.sdf", tmp_path / "packed.sdf.gz"
     own.write_text("CCO\n")
     other.write_text("precious")
-    for path, says in ((own, "is another file of this command"), (other, "may hold molecules")):
+    packed.write_text("precious")
+    for path, says in (
+        (own, "is another file of this command"), (other, "may hold molecules"), (packed, "may hold molecules")
+    ):  # fmt: skip
         result = CliRunner().invoke(app, ["evaluate", str(own), option, str(path)])
         assert result.exit_code == 2 and says in result.stderr
-    assert (own.read_text(), other.read_text()) == ("CCO\n", "precious")
+    assert (own.read_text(), other.read_text(), packed.read_text()) == ("CCO\n", "precious", "precious")
 
 
 def test_command_writes_through_links(tmp_path):
     (tmp_path / "a.smi").write_text("CCO\n")
+    (tmp_path / "real.json").write_text("{}")
     (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
-    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "a.smi"), "--json", str(tmp_path / "link.json")])
+    outputs = ["--json", str(tmp_path / "link.json"), "--csv", str(tmp_path / "table.csv.gz")]
+    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "a.smi"), *outputs])
     assert result.exit_code == 0, result.output
     assert (tmp_path / "link.json").is_symlink() and json.loads((tmp_path / "real.json").read_text())["records"] == 1
+    assert gzip.decompress((tmp_path / "table.csv.gz").read_bytes()).startswith(b"record,")
 
 
 @pytest.mark.parametrize(

@@ -61,15 +61,16 @@ def evaluate(
             fail("interrupted; nothing was written", stop.code)
         evaluation.print()
         if json_path:
-            with write_atomically(json_path) as temporary:
+            with write_atomically(_behind_links(json_path)) as temporary:
                 temporary.write_text(json.dumps(evaluation.to_dict(), indent=1), encoding="utf-8")
         if csv_path:
-            with write_atomically(csv_path) as temporary:
-                evaluation.table.to_csv(temporary, index=False)
+            with write_atomically(_behind_links(csv_path)) as temporary:
+                compression = "gzip" if csv_path.suffix.lower() == ".gz" else None
+                evaluation.table.to_csv(temporary, index=False, compression=compression)
         if report:
             from moldiff.html import write_html
 
-            write_html(evaluation, report)
+            write_html(evaluation, _behind_links(report))
 
 
 @contextmanager
@@ -82,6 +83,10 @@ def _stages() -> Iterator[Any]:
 
 def _count(text: str, option: str) -> int:
     return 0 if text == "0" else positive(text, f"{option} {text}", "or all")
+
+
+def _behind_links(path: Path) -> Path:
+    return path.resolve() if path.is_file() else path
 
 
 def _check_places(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
@@ -98,5 +103,6 @@ def _check_places(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
         others = [*inputs, *(other for name, other in named.items() if name != option)]
         if path.resolve() in {other.resolve() for other in others}:
             raise RequestError(f"{option} {path}: is another file of this command; choose another name")
-        if path.exists() and FORMATS.get(path.suffix.lower(), "table") != "table":
+        suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+        if path.exists() and FORMATS.get(suffix, "table") != "table":
             raise RequestError(f"{option} {path}: may hold molecules, which are not written over; choose another name")

@@ -63,6 +63,7 @@ def train(
         source = None if init_from is None else find_weights(init_from)
         overrides = [*(set_ or []), *([] if patience is None else [f"train.patience={patience}"])]
         settings = _settings(preset, config, output if resume else None, source).override(overrides)
+        settings.train.check()
         device = choose_device(device)
         seconds = None if max_minutes is None else 60 * max_minutes
         steps, batch = settings.train.steps, settings.train.batch

@@ -11,6 +11,7 @@ import importlib.util
 import io
 import os
 import re
+import shutil
 import tarfile
 import zipfile
 from collections import deque
@@ -22,7 +23,7 @@ import numpy as np
 
 from moldiff.chem import Graph, graph_from_smiles, token_name
 from moldiff.datasets.prepared import SPLITS, Split, Structure, learned_from, sort_kinds, write_prepared
-from moldiff.datasets.shards import discard
+from moldiff.datasets.shards import WORK, discard
 from moldiff.errors import MoldiffError
 from moldiff.molecule import HYDROGENS
 from moldiff.workers import Here, Workers
@@ -104,7 +105,11 @@ def prepare_qm9(
         discard(Path(directory))
     if hydrogens == "implicit":
         records = [record if isinstance(record, str) else _heavy(record) for record in records]
-    return write_set(Path(directory), rows, names, records, source, hydrogens)
+    work = Path(directory) / WORK  # by which the same command knows what was interrupted here for its own
+    work.mkdir(parents=True, exist_ok=True)
+    meta = write_set(Path(directory), rows, names, records, source, hydrogens)
+    shutil.rmtree(work)
+    return meta
 
 
 def _heavy(record: Structure) -> Structure | str:

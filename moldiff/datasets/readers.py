@@ -29,7 +29,7 @@ MAX_LINE = 2**20  # characters; longer lines are read in pieces
 MAX_RECORD = 2**24  # characters kept of a record
 SNIFFED = 2**13  # bytes looked at to tell text from anything else
 ROWS = 4096  # of a Parquet file in memory
-ROW_LINES = 100  # over which a quoted field may go on
+MAX_ROW = csv.field_size_limit()  # characters in which a quote must be closed
 OPEN = "unexpected end of data"  # what csv says of a quote that is not closed
 _NUMBER = re.compile(r"\s*\d{1,18}\s*")
 
@@ -200,8 +200,8 @@ def _table(path: Path, column: str | None) -> Iterator[Record]:
 def _fields(lines: Lines, text: Iterator[str], delimiter: str) -> Iterator[tuple[int, list[str], str]]:
     """Of every row its first line, its fields, and why it is none.
 
-    A quoted field may go on over lines. Where a quote is not closed within ``ROW_LINES``, or closed in the wrong place, the line
-    it stands in is no row, and those below are rows again: else one stray quote would swallow them all.
+    A quoted field may go on over lines. Where a quote is not closed within ``MAX_ROW`` characters, or closed in the wrong place,
+    the line it stands in is no row, and those below are rows again: else one stray quote would swallow them all.
     """
     ahead: deque[tuple[int, str]] = deque()
 
@@ -212,14 +212,13 @@ def _fields(lines: Lines, text: Iterator[str], delimiter: str) -> Iterator[tuple
         return None if line is None else (lines.number, line)
 
     while (taken := take()) is not None:
-        held, row, problem = [taken], [], OPEN
-        while problem == OPEN and len(held) <= ROW_LINES:
-            row, problem = _split("".join(line for _, line in held), delimiter)
-            if problem == OPEN and (taken := take()) is not None:
-                held.append(taken)
-            elif problem == OPEN:
-                break
-        if problem and len(held) > 1:
+        held = [taken]
+        row, problem = _split(taken[1], delimiter)
+        while problem == OPEN and sum(len(line) for _, line in held) < MAX_ROW and (taken := take()) is not None:
+            held.append(taken)
+            if '"' in taken[1]:
+                row, problem = _split("".join(line for _, line in held), delimiter)
+        if problem == OPEN or (problem and len(held) > 1):
             problem = "a quote that is not closed"
             ahead.extendleft(reversed(held[1:]))
         elif problem:

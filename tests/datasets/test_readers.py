@@ -106,18 +106,27 @@ def test_tables(write, name, text):
 
 
 def test_a_quoted_field_may_go_on_over_lines(write):
-    found = read(write("a.csv", 'smiles,id\nCCO,"two\nlines"\nCC,b\n'))
-    assert found == [(1, "two\nlines", "line 2", "CCO"), (2, "b", "line 4", "CC")]
+    many = "\n".join(f"line {k} of a block" for k in range(150))
+    found = read(write("a.csv", f'smiles,id\nCCO,"two\nlines"\nCC,b\nC,"{many}"\nCN,c\n'))
+    assert found == [
+        (1, "two\nlines", "line 2", "CCO"), (2, "b", "line 4", "CC"), (3, many, "line 5", "C"), (4, "c", "line 155", "CN")
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("stray", ['CCN,"b', 'CCN,"3-nitro 5""', '"CCN,b'])
-@pytest.mark.parametrize("below", [1, 300])
+@pytest.mark.parametrize("below", [1, 300, 9000])
 def test_a_stray_quote_takes_no_other_row_with_it(write, stray, below):
     rows = [f"{'C' * (1 + k % 9)},{k}" for k in range(below)]
     found = read(write("a.csv", "\n".join(["smiles,id", "CCO,a", stray, *rows, 'CF,"last"', ""])))
     assert found[0] == (1, "a", "line 2", "CCO")
     assert found[1] == (2, "", "line 3", "not a row of a table (a quote that is not closed)")
     assert [row[1] for row in found[2:]] == [*map(str, range(below)), "last"]
+
+
+@pytest.mark.parametrize("stray", ['CCN,"b', '"CCN,b'])
+def test_a_stray_quote_in_the_last_line(write, stray):
+    found = read(write("a.csv", f"smiles,id\nCCO,a\n{stray}\n"))
+    assert found[1] == (2, "", "line 3", "not a row of a table (a quote that is not closed)")
 
 
 def test_the_column_with_smiles_can_be_named(write):

@@ -29,6 +29,11 @@ def write_atomically(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def behind_links(path: Path) -> Path:
+    """The file that a link leads to: to be written where a plain ``open`` would write."""
+    return path.resolve() if path.is_file() else path
+
+
 def discard_unfinished(folder: Path, name: str | None = None) -> None:
     """Remove what :func:`write_atomically` left in a folder when its process was killed, of the file ``name`` or of all."""
     for left in folder.glob(f".{'*' if name is None else escape(name)}.*.tmp"):

@@ -170,8 +170,8 @@ class Generator:
 
     def key(self, request: Request) -> str:
         """Of IDs: all that decides a molecule besides seed and number. A compiled network rounds otherwise."""
-        weights = [self.hash, self.settings, *(["compiled"] if self.compiled else [])]
-        return request.key(" ".join([*weights, *([self.placer.sha256] if self.placer else [])]))
+        compiled, placer = ["compiled"] * self.compiled, [self.placer.sha256] if self.placer else []
+        return request.key(" ".join([self.hash, self.settings, *compiled, *placer]))
 
     @cached_property
     def settings(self) -> str:
@@ -202,7 +202,6 @@ class Generator:
 
         if isinstance(mols, str):
             raise RequestError(f"conformers({mols!r}): give a list of molecules, such as [{mols!r}]")
-        self._check_taught()
         return conformers(self, mols, n, **options)
 
     def bonds(self, given: Iterable[Any], **options: Any) -> "Iterator[Perceived | Reject]":
@@ -214,14 +213,7 @@ class Generator:
         """
         from moldiff.perception import bonds
 
-        self._check_taught()
         return bonds(self, given, **options)
-
-    def _check_taught(self) -> None:
-        if isinstance(self.model, Relay):
-            raise RequestError(
-                f"{self.name}: was taught to make molecules with --quality fast and nothing else; take another model"
-            )
 
     def own_columns(self, request: Request) -> dict[str, str]:
         """The scores that the request itself adds to every record, and their pandas types.

@@ -74,13 +74,13 @@ class DataInfo:
             sizes[sum(compress(composition, heavy)), sum(compress(composition, made))] += molecules
         return tuple((*size, molecules) for size, molecules in sorted(sizes.items()))
 
-    @property
+    @cached_property
     def heavy_range(self) -> tuple[int, int]:
         """Least and most heavy atoms of the training molecules."""
         heavy = [heavy for heavy, _, _ in self.size_histogram]
         return min(heavy), max(heavy)
 
-    @property
+    @cached_property
     def atom_range(self) -> tuple[int, int]:
         """Least and most atoms of the training molecules, of those that the model makes."""
         atoms = [atoms for _, atoms, _ in self.size_histogram]

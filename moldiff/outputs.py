@@ -90,13 +90,11 @@ class Output:
         scores: Mapping[str, str] = MappingProxyType({}), relaxed: Path | None = None, diverse: int | None = None,
         force: bool = False, resume: bool = False,
     ):  # fmt: skip
-        check_output(path, force=True)  # whether it is there already is asked below
+        check_format(path)
         self.path, self.provenance = path, provenance
         self.columns, self.relaxed, self.diverse = {**COLUMNS, **scores}, relaxed, diverse
         self.identity = {**identity, "rejects": rejects and os.path.abspath(rejects)}
-        self.journal = path.with_name(f".{path.name}.partial.sdf")
-        self.state = path.with_name(f".{path.name}.partial.json")
-        self.relaxed_journal = path.with_name(f".{path.name}.partial.relaxed.sdf")
+        self.state, self.journal, self.relaxed_journal = _working_files(path)
         if not resume and self.state.exists() and not force:
             raise RequestError(f"-o {path}: an interrupted run is there; --resume goes on with it, --force discards it")
         check_place(f"-o {path}", path, force=force or resume)
@@ -130,9 +128,10 @@ class Output:
 
     def _continued(self) -> tuple[Tally, dict[str, int]]:
         """Where the interrupted run was, with its files cut back to that; a new run if there was none."""
+        _finish_tidying(self.path)
         if not self.state.exists():
             if self.path.exists():
-                raise self._complete()
+                raise RequestError(f"-o {self.path}: is complete, there is nothing to resume; --force makes it again")
             return Tally(), {}
         try:
             state = json.loads(self.state.read_text())
@@ -145,9 +144,6 @@ class Output:
             named = [k for k in different if k != "key"] or different  # the key hangs on all of them
             was = ", ".join(f"{k} {identity.get(k)} (now {self.identity.get(k)})" for k in named)
             raise RequestError(f"-o {self.path}: the interrupted run had {was}; use the same options, or --force")
-        if state.get("ended") and not self.journal.exists():  # it is the output: only the tidying up is missing
-            self._tidy()
-            raise self._complete()
         for name, size in sizes.items():
             path = self.paths[name]
             if not path.is_file() or path.stat().st_size < size:
@@ -156,9 +152,6 @@ class Output:
         if self.identity.get("unique"):
             self.seen = {row["smiles"] for row, _ in records(chem.sdf_records(self.journal))}
         return tally, sizes
-
-    def _complete(self) -> RequestError:
-        return RequestError(f"-o {self.path}: is complete, there is nothing to resume; --force makes it again")
 
     def _damaged(self, path: Path) -> RequestError:
         return RequestError(f"-o {self.path}: cannot resume, {path} is damaged or missing; --force starts again")
@@ -213,12 +206,7 @@ class Output:
             else:
                 self._copy(self.journal, self.path, chosen)
         if ended:
-            self._tidy()
-
-    def _tidy(self) -> None:
-        """Remove what only an interrupted run needs, the state first: without it there is nothing to resume."""
-        for path in (self.state, self.journal, self.relaxed_journal):
-            path.unlink(missing_ok=True)
+            _tidy(self.path)
 
     def _diverse(self, count: int) -> set[str]:
         """The titles of the molecules picked."""
@@ -245,16 +233,35 @@ class Output:
             raise RequestError(f"-o {self.path}: {error.strerror}; {remedy}") from error
 
 
+def _working_files(path: Path) -> tuple[Path, Path, Path]:
+    """The state of a run that writes to ``path``, its journal, and the one of relaxed conformers."""
+    ends = ("json", "sdf", "relaxed.sdf")
+    state, journal, relaxed = (path.with_name(f".{path.name}.partial.{end}") for end in ends)
+    return state, journal, relaxed
+
+
+def _tidy(path: Path) -> None:
+    """Remove what only an interrupted run needs, the state first: without it there is nothing to resume."""
+    for working in _working_files(path):
+        working.unlink(missing_ok=True)
+
+
+def _finish_tidying(path: Path) -> None:
+    """:func:`_tidy` after a run that was interrupted when its journal had become the output."""
+    state, journal, _ = _working_files(path)
+    with suppress(OSError, ValueError):  # without a state there is nothing to do; one that is damaged is not for here
+        if not journal.exists() and json.loads(state.read_text()).get("ended"):
+            _tidy(path)
+
+
 def is_complete(path: Path, n: int, identity: dict[str, Any]) -> bool:
     """Whether a finished run of this request left at least ``n`` molecules here, so that there is nothing to resume."""
-    state, journal = (path.with_name(f".{path.name}.partial.{end}") for end in ("json", "sdf"))
     if not path.is_file():
         return False
+    _finish_tidying(path)
+    if _working_files(path)[0].exists():
+        return False
     try:
-        if state.exists():
-            if journal.exists() or not json.loads(state.read_text()).get("ended"):
-                return False
-            state.unlink()  # only the tidying up was missing
         found = json.loads(path.with_name(f"{path.name}.summary.json").read_text(encoding="utf-8"))
         return found["request"] == identity and found["kept"] >= n
     except (OSError, ValueError, KeyError):
@@ -272,11 +279,10 @@ def named(what: str) -> Iterator[None]:
         raise RequestError(f"{what}: {error.strerror}; choose another place") from error
 
 
-def check_output(path: Path, force: bool) -> None:
-    """Refuse, before any work, what could not be written at the end."""
+def check_format(path: Path) -> None:
+    """Refuse, before any work, what is no kind of output."""
     if path.suffix.lower() not in WRITERS:
         formats = " ".join(WRITERS)
         raise RequestError(f"-o {path}: unknown format {path.suffix or '(no suffix)'}; use {formats}, or -")
     if path.suffix.lower() == ".parquet":
         require_pyarrow()
-    check_place(f"-o {path}", path, force)

@@ -284,7 +284,7 @@ class TestResuming:
 
     def test_interrupted_while_tidying_up(self, path, monkeypatch):
         with monkeypatch.context() as patch:
-            patch.setattr(Output, "_tidy", lambda self: None)
+            patch.setattr(outputs, "_tidy", lambda path: None)
             written(path)
         made = path.read_bytes()
         with pytest.raises(RequestError, match="is complete, there is nothing to resume"):

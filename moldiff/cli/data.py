@@ -100,11 +100,12 @@ def prepare(
         library = Library(files, column, properties, curation, min_count, split, valid, test, timeout, limit=limit)
         name = _name_of(sources)
         _check_given(library, name, archive)
-        library = _located(library, name, archive) if name != "qm9" else library
-        check_folder(output, [archive] if name == "qm9" and archive else library.files, force)
         if name == "qm9":
+            check_folder(output, [archive] if archive else [], force)
             meta = _prepare_qm9(archive, output, jobs, force, hydrogens)
         else:
+            library = _located(library, name, archive)
+            check_folder(output, library.files, force)
             meta = _prepare_library(library, output, jobs, force)
     _print_set(meta, output, time.monotonic() - started)
 

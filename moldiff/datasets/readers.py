@@ -212,10 +212,11 @@ def _fields(lines: Lines, text: Iterator[str], delimiter: str) -> Iterator[tuple
         return None if line is None else (lines.number, line)
 
     while (taken := take()) is not None:
-        held = [taken]
+        held, size = [taken], len(taken[1])
         row, problem = _split(taken[1], delimiter)
-        while problem == OPEN and sum(len(line) for _, line in held) < MAX_ROW and (taken := take()) is not None:
+        while problem == OPEN and size < MAX_ROW and (taken := take()) is not None:
             held.append(taken)
+            size += len(taken[1])
             if '"' in taken[1]:
                 row, problem = _split("".join(line for _, line in held), delimiter)
         if problem == OPEN or (problem and len(held) > 1):

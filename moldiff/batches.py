@@ -41,7 +41,7 @@ class Batches:
     def draw(self, count: int, generator: torch.Generator, rank: int = 0, world: int = 1) -> tuple[Molecules, Tensor]:
         """``count`` different molecules of one size (fewer if there are fewer), and their properties.
 
-        All ranks draw the same batch and keep every world-th molecule.
+        All ranks draw the same batch and keep every world-th molecule; all of them, if they are fewer than the ranks.
         """
         bucket = int(torch.multinomial(self.shares, 1, generator=generator))
         rows = torch.randperm(self.sizes[bucket], generator=generator)[:count]

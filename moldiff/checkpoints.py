@@ -29,8 +29,9 @@ def write_checkpoint(run: Path, step: int, tensors: dict[str, Tensor], header: d
     final = run / f"checkpoint-{step:09d}"
     if final.exists():  # stopping right after a save
         return
+    for left in run.glob(".checkpoint-*.tmp"):  # of a save that was killed
+        shutil.rmtree(left)
     unfinished = run / f".{final.name}.tmp"
-    shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     for k, part in enumerate(_parts(tensors)):
         _write(unfinished / f"part-{k:03d}.safetensors", save(part))

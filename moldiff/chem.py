@@ -197,8 +197,8 @@ def with_hydrogens(mol: Chem.Mol) -> Chem.Mol:
     """A copy with the hydrogens that the valences of its heavy atoms imply, behind them, as a model without them means it.
 
     Heavy atoms stay exactly where they are. Hydrogens are placed by bond lengths and angles (RDKit) and then relaxed in
-    the fixed frame of the others by MMFF94s, where it has parameters. A molecule with an impossible valence or with
-    atoms in one place comes back as it is, for :func:`check` to refuse.
+    the fixed frame of the others by MMFF94s, where it has parameters. A molecule with an impossible valence, or with
+    atoms where RDKit finds no direction for a hydrogen, comes back as it is, for :func:`check` to refuse.
     """
     copy = Chem.Mol(mol)
     with quiet():

@@ -37,7 +37,8 @@ LONGEST_BOND, CLOSEST_OTHERS = 1.2, 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Conformer(Record):
-    """A record of a given molecule: sanitised, hydrogens explicit, atoms in the order of its source."""
+    """A record of a given molecule: sanitised, heavy atoms in the order of its source, all hydrogens behind them; a model that
+    makes hydrogens leaves those of the source in their places."""
 
     title: str  # of the molecule in its source, or ""
     molecule: int  # its number there, from 1

@@ -79,7 +79,7 @@ class SizeDraw:
             Table(compositions[rows], np.ones(len(rows)), properties),
             Table(compositions, counts, unknown),
         )
-        try:
+        try:  # rather what can be told; without such examples, of all compositions
             self.table, self.told = self._possible(examples, heavy, formula)
         except RequestError:
             self.told = False

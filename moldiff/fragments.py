@@ -131,6 +131,8 @@ def _check_apart(mol: Chem.Mol, option: str) -> None:
 def _cut_fragment(mol: Chem.Mol, attach: Sequence[int] | None) -> Cut:
     """Off come dummies, or the hydrogens of the attachment atoms: those named, else all that have any."""
     dummies = {a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() == 0}
+    if len(dummies) == mol.GetNumAtoms():
+        raise RequestError("--fix: holds nothing but dummy atoms (*); give the part that is to be kept")
     if dummies and attach is not None:
         raise RequestError("--attach: the fragment marks its attachments by dummy atoms (*) already; leave one out")
     radicals = {a.GetIdx() for a in mol.GetAtoms() if a.GetNumRadicalElectrons() and a.GetAtomicNum() > 1}

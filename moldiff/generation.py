@@ -193,8 +193,8 @@ class Generator:
         """Yield ``n`` conformers of each molecule (RDKit's or SMILES), stereo as the molecule tells it, the rest free.
 
         Options: ``seed``; ``quality`` or ``steps``; ``max_attempts`` for each molecule. A molecule that the model cannot make,
-        or not often enough, is warned of by its number, and the others go on. Atoms are in the order of the molecule, its
-        implied hydrogens behind them.
+        or not often enough, is warned of by its number, and the others go on. Heavy atoms are in the order of the
+        molecule, hydrogens behind them (those that it holds in their places, if the model makes hydrogens).
 
         Example: ``[record.mol for record in moldiff.load("qm9").conformers(["CCO"], n=5)]``
         """

@@ -41,6 +41,8 @@ class Overlay:
         known = {row[0] for row in data.size_histogram}
         if self.shape is not None:
             size = len(_heavy_positions(self.shape))
+            if not size:
+                raise RequestError("--shape: has no heavy atoms")
             what, fits = f"--shape: {size} heavy atoms", [n for n in known if abs(n - size) <= MARGIN]
         elif self.pharmacophore:
             size = len(self._places)
@@ -167,8 +169,12 @@ def read_overlay(shape: Path | None, pharmacophore: Path | None) -> Overlay:
 
 def overlay_of(shape: Chem.Mol | None, pharmacophore: Chem.Mol | Sequence[Chem.Mol] | None) -> Overlay:
     """From molecules; None: nothing asked for."""
-    single = isinstance(pharmacophore, Chem.Mol)
-    return Overlay(shape, (pharmacophore,) if single else tuple(pharmacophore or ()))
+    if pharmacophore is None:
+        return Overlay(shape)
+    several = (pharmacophore,) if isinstance(pharmacophore, Chem.Mol) else tuple(pharmacophore)
+    if not several:
+        raise RequestError("--pharmacophore: no molecule is given")
+    return Overlay(shape, several)
 
 
 def _positions(mol: Chem.Mol, option: str) -> np.ndarray:

@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from rdkit.Chem import Mol
 
 from moldiff import chem, stereo
 from moldiff.completion import BATCHES, BONDS, complete, element_token, in_rounds, name_of
+from moldiff.config import BONDS_ATTEMPTS, BONDS_EVALUATIONS
 from moldiff.datasets import records
 from moldiff.generation import Generator
 from moldiff.model_file import DataInfo
@@ -21,11 +22,6 @@ from moldiff.one_size import BATCH, Tick
 from moldiff.outcomes import Record, Reject
 from moldiff.requests import Request
 from moldiff.samplers import Sampler
-
-# The known coordinates leave little to find: 5, 10 and 20 steps give the same share of right molecules within the error,
-# of 300 uncharged and 141 charged ones of QM9 (scripts/evaluate_completion.py); of water, 5 often give none.
-SAMPLER = Sampler(10)
-ATTEMPTS = 10  # for one molecule, until what is made is valid
 
 
 class Frame(NamedTuple):
@@ -123,7 +119,7 @@ def perceptions(
 
 def bonds(
     generator: Generator, given: Iterable[Mol | tuple[Sequence[str], np.ndarray]], *, seed: int = 0,
-    steps: int | None = None, max_attempts: int = ATTEMPTS, rejects: bool = False,
+    steps: int = BONDS_EVALUATIONS, max_attempts: int = BONDS_ATTEMPTS, rejects: bool = False,
 ) -> Iterator[Perceived | Reject]:  # fmt: skip
     """See :meth:`moldiff.generation.Generator.bonds`."""
     request = bonds_request(seed, steps, max_attempts)
@@ -131,9 +127,9 @@ def bonds(
     return _flat(perceptions(generator, frames_of(given), request), rejects)
 
 
-def bonds_request(seed: int = 0, steps: int | None = None, max_attempts: int = ATTEMPTS) -> Request:
+def bonds_request(seed: int = 0, steps: int = BONDS_EVALUATIONS, max_attempts: int = BONDS_ATTEMPTS) -> Request:
     """One record for each molecule."""
-    return Request(1, seed, SAMPLER if steps is None else replace(SAMPLER, steps=steps), max_attempts=max_attempts)
+    return Request(1, seed, Sampler(steps), max_attempts=max_attempts)
 
 
 def _flat(found: Iterator[Perception], rejects: bool) -> Iterator[Perceived | Reject]:

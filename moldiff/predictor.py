@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from moldiff.conditions import Conditions
 from moldiff.config import Config, ConfigError
+from moldiff.denoisers import options_of
 from moldiff.denoisers.layers import NetworkInput, Sizes, condition_features, condition_width
 from moldiff.denoisers.transformer import TransformerConfig, Trunk
 from moldiff.model_file import DataInfo, TrainedNetwork
@@ -34,7 +35,9 @@ class Predictor(TrainedNetwork):
         if not data.properties:
             raise ConfigError(f"{data.name} has no properties to predict; prepare it with --property")
         sizes = Sizes(len(data.vocabulary), BOND_CLASSES, condition_width(0, 0))
-        self.network = PropertyNetwork(TransformerConfig(**config.network.options), sizes, len(data.properties))
+        with options_of(config.network.kind):
+            options = TransformerConfig(**config.network.options)
+        self.network = PropertyNetwork(options, sizes, len(data.properties))
 
     @property
     def losses(self) -> tuple[str, ...]:

@@ -189,6 +189,8 @@ class Loop:
                 self.save()
                 last_save = now
         if finish:
+            if self.held_out and not self.signal and self.state.step % self.config.check_steps:
+                self.check()
             done = replace(self.config, steps=self.state.step)
             self.state.model.config = replace(self.state.model.config, train=done)
         if self.rank == 0:
@@ -208,12 +210,14 @@ class Loop:
         with torch.autocast(molecules.device.type, torch.bfloat16, enabled=c.precision == "bfloat16"):
             losses = state.model.loss(molecules, conditions, generator)
         losses["total"].backward()
-        report = torch.stack([*(losses[k].detach() for k in state.model.losses)])
+        report = torch.stack([losses[k].detach() for k in state.model.losses])
         stop, report, seen = self._share(report, len(molecules))
         if stop:
             return False
         parameters = [p for p in state.model.parameters() if p.grad is not None]
         norm = torch.nn.utils.clip_grad_norm_(parameters, c.clip)
+        if self.rank:  # the first process alone logs them
+            self.recent.clear()
         self.recent.append(torch.cat([report, norm.detach()[None], report.new_tensor([seen])]))
         if molecules.device.type == "cpu":
             self.check_finite()

@@ -68,12 +68,13 @@ def main(
         bool, typer.Option("--dft", help="Orbital energies and dipole moments: half a minute a molecule.")
     ] = False,
     seed: int = 0,
+    compile_: Annotated[bool, typer.Option("--compile", help="As of `moldiff generate`; pays for thousands.")] = False,
     output: Annotated[Path | None, typer.Option("-o", help="Write every molecule's values to this CSV.")] = None,
 ) -> None:
     with one_line_errors():
         if dft and predictor:
             raise RequestError("--dft --predictor: two ways to measure; choose one")
-        generator = load(model, "cpu")
+        generator = load(model, "cpu", compile_)
         oracle = predictor and Predictor.load(predictor)
         measure, known = measure_by(oracle, dft, generator)
         info = DataInfo.from_meta(read_meta(data))

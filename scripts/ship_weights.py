@@ -14,7 +14,7 @@ from pathlib import Path
 
 from moldiff.config import preset
 from moldiff.datasets.prepared import learned_from, read_split
-from moldiff.doctor import GOLDEN, golden_sample
+from moldiff.doctor import golden_sample
 from moldiff.generation import Generator
 from moldiff.model import Model
 from moldiff.model_file import DataInfo, TrainedNetwork
@@ -55,7 +55,7 @@ def main() -> None:
     model = Model(config, data, trained.info).eval().requires_grad_(False)
     model.network.load_state_dict(trained.network.state_dict())
     generator = Generator(model, arguments.name, arguments.source)
-    model.info |= {"golden": golden_sample(generator), "golden_request": GOLDEN}
+    model.info |= {"golden": golden_sample(generator)}
     save(model, WEIGHTS / f"{arguments.name}.safetensors")
 
 

@@ -13,6 +13,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields
 from operator import itemgetter
 from pathlib import Path
@@ -26,6 +27,7 @@ from moldiff.attempts import sample_attempts
 from moldiff.generation import Generator, load
 from moldiff.metrics import evaluate
 from moldiff.metrics.chemnet import Moments, activation_moments, fcd_of_moments
+from moldiff.metrics.validity import valid_connected
 from moldiff.requests import Request
 from moldiff.samplers import RULES, Sampler
 from moldiff.schedules import GRIDS
@@ -48,6 +50,8 @@ SETTINGS = (
     "tokens",
     "seed",
     "n",
+    "relaxed",
+    "reference",
 )
 TOKENS = ("noisy", "clean")  # drawn with the noise of the next level, or without
 RESULTS = ("evaluations", "accepted", *METRICS, "fcd", "cpu_s_per_molecule")
@@ -70,7 +74,7 @@ def main() -> None:
         if not rows:
             writer.writeheader()
         for settings in track(missing, f"{len(missing)} combinations"):
-            rows.append(settings | measure(generator, settings, options.strain, reference))
+            rows.append(settings | measure(generator, settings, reference))
             writer.writerow(rows[-1])
             file.flush()
     if options.json:
@@ -104,16 +108,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rule", nargs="+", choices=RULES, default=["unipc"])
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", type=Path, help="write all rows of the CSV here, for scripts/ship_weights.py")
+    parser.add_argument("--json", type=Path, help="write all rows of the CSV here")
     parser.add_argument("--markdown", action="store_true", help="print all rows of the CSV")
     return parser.parse_args()
 
 
 def combinations(generator: Generator, options: argparse.Namespace) -> Iterator[Row]:
     """The settings of each row; those of the churn are empty where there is none, and then occur once."""
-    seen = []
-    for values in itertools.product(*(getattr(options, name) for name in SETTINGS[1:-1])):
-        settings = dict(zip(SETTINGS, (generator.hash[:16], *values, options.n), strict=True))
+    seen, others = [], (options.n, options.strain, str(options.reference or ""))
+    for values in itertools.product(*(getattr(options, name) for name in SETTINGS[1:-3])):
+        settings = dict(zip(SETTINGS, (generator.hash[:16], *values, *others), strict=True))
         if not {f.name for f in fields(RULES[settings["rule"]])} >= set(CHURN) or not settings["churn"]:
             settings |= dict.fromkeys(CHURN, "")
         if key(settings) not in seen:
@@ -121,7 +125,7 @@ def combinations(generator: Generator, options: argparse.Namespace) -> Iterator[
             yield settings
 
 
-def measure(generator: Generator, settings: Row, strain: int, reference: Moments | None) -> Row:
+def measure(generator: Generator, settings: Row, reference: Moments | None) -> Row:
     kind, n = RULES[settings["rule"]], settings["n"]
     rule = kind(**{f.name: settings[f.name] or 0.0 for f in fields(kind)})
     sampler = Sampler(
@@ -133,7 +137,7 @@ def measure(generator: Generator, settings: Row, strain: int, reference: Moments
     molecules = sample_attempts(generator.model, Request(n, settings["seed"], sampler), range(n))
     cost = time.process_time() - start
     mols = generator.to_rdkit(molecules)
-    evaluation = evaluate(mols, strain=strain)
+    evaluation = evaluate(mols, strain=settings["relaxed"])
     values = {metric.name: metric.value for metric in evaluation.metrics if metric.denominator}
     return {
         "evaluations": sampler.evaluations,
@@ -146,7 +150,7 @@ def measure(generator: Generator, settings: Row, strain: int, reference: Moments
 
 def _fcd(table: pd.DataFrame, reference: Moments) -> float:
     """Of the valid & connected molecules."""
-    smiles = table.loc[table["valid"] & (table["fragments"] == 1), "smiles"]
+    smiles = table.loc[valid_connected(table), "smiles"]
     return fcd_of_moments(activation_moments(list(smiles)), reference, "the reference").value
 
 
@@ -160,10 +164,10 @@ def read(path: Path) -> list[Row]:
 
 
 def number(text: str) -> int | float | str:
-    try:
-        return float(text) if "." in text else int(text)
-    except ValueError:
-        return text
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 if __name__ == "__main__":

@@ -49,6 +49,8 @@ def probe(data: Path, config: Config, device: str, batches: list[int], seconds: 
     for compiled, batch in itertools.product((False, True), batches):
         settings = replace(config, train=replace(config.train, batch=batch, compile=compiled))
         torch._dynamo.reset()
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
         model = Model(settings, info).to(device)
         if compiled:
             compile_layers(model.network)

@@ -24,5 +24,5 @@ def test_checkpoints_come_in_small_files_and_a_crash_leaves_the_last(tmp_path, m
         with pytest.raises(KeyboardInterrupt):
             write_checkpoint(tmp_path, 2, tensors, {"step": 2})
     assert read_checkpoint(latest_checkpoint(tmp_path))[1] == {"step": 1}
-    write_checkpoint(tmp_path, 2, tensors, {"step": 2})
-    assert [p.name for p in tmp_path.glob("checkpoint-*")] == ["checkpoint-000000002"]
+    write_checkpoint(tmp_path, 3, tensors, {"step": 3})
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-000000003"]

@@ -119,12 +119,3 @@ class TestBonds:
         assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
         assert named in result.stderr
         assert not list(folder.glob("*.sdf"))
-
-    def test_the_default_is_the_measured_one(self):
-        from inspect import signature
-
-        from moldiff.perception import ATTEMPTS, SAMPLER
-
-        defaults = signature(cli.bonds).parameters
-        assert defaults["max_attempts"].default == ATTEMPTS
-        assert str(SAMPLER.steps) in defaults["steps"].annotation.__metadata__[0].show_default

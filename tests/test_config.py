@@ -44,6 +44,8 @@ def test_wrong_values_are_refused(values, message):
         ({"lr": float("nan")}, r"train\.lr = nan: must be 0 or more"),
         ({"cooldown": 1.5}, r"train\.cooldown = 1\.5: a share, from 0 to 1"),
         ({"warmup": 0}, r"train\.warmup = 0: at least 1"),
+        ({"ema": 0.0}, r"train\.ema = 0\.0: a relative width, above 0 and at most 0\.28"),
+        ({"ema": 0.5}, r"train\.ema = 0\.5: a relative width"),
     ],
 )
 def test_what_nothing_can_be_trained_with_is_refused(values, message):

@@ -192,6 +192,7 @@ BAD = [
     ({"fix": "CC", "attach": (2,)}, "--attach 3: is a hydrogen; name the atom that bears it"),
     ({"fix": "CC(=O)C", "attach": (1,)}, "--attach 2 (C): has no hydrogen to replace, its valence is full"),
     ({"fix": "*CC", "attach": (1,)}, "--attach: the fragment marks its attachments by dummy atoms"),
+    ({"fix": "*"}, "--fix: holds nothing but dummy atoms"),
     ({"fix": "O=C=O"}, "--fix: no atom of the fragment has a hydrogen to replace"),
     ({"fix": "CS"}, "--fix: atom 2 (S), counted from 1: the model knows H, C, N, O, N+"),
     ({"fix": "CC[O-]"}, "--fix: atom 3 (O-), counted from 1"),

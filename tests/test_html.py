@@ -266,6 +266,7 @@ def test_histograms():
     assert [bar.height for bar in plot.bars] == pytest.approx([HEIGHT / 4, HEIGHT / 2, HEIGHT / 4])
     assert [text for _, text in plot.ticks] == ["0", "1", "2"]
     assert plot.summary == "median 1, reference 1"
+    assert [text for _, text in histogram("a bad one", [1.0, 2.0, 2e10]).ticks][:2] == ["5e+09", "1e+10"]
     assert histogram("nothing", [math.nan]) is None
     assert histogram("one value", [0.3] * 5).bars[0].height == HEIGHT
 

@@ -65,6 +65,13 @@ def test_molecules_are_about_as_large_as_the_shape(methoxyethane, info):
         Overlay(None, (benzene,)).heavy_atoms(info)
 
 
+def test_what_holds_nothing_to_overlay_is_refused(info):
+    with pytest.raises(RequestError, match="--shape: has no heavy atoms"):
+        Overlay(embedded("[H][H]")).heavy_atoms(info)
+    with pytest.raises(RequestError, match="--pharmacophore: no molecule is given"):
+        overlay_of(None, [])
+
+
 def test_features_are_donors_acceptors_and_atoms_of_aromatic_rings():
     kinds = [kind for kind, _ in features(embedded("Oc1ccccc1"))]
     assert {kind: kinds.count(kind) for kind in kinds} == {"donor": 1, "acceptor": 1, "aromatic": 6}

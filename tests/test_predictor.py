@@ -126,6 +126,8 @@ def test_the_command_trains_predictors_on(trained_predictor, tmp_path):
 def test_what_cannot_be_trained_is_refused(info, tmp_path):
     with pytest.raises(ConfigError, match=r"network\.kind = 'egnn': a predictor has a transformer"):
         Predictor(replace(CONFIG, network=NetworkConfig("egnn", {})), info)
+    with pytest.raises(ConfigError, match=r"network\.options for transformer: .*'widht'"):
+        Predictor(replace(CONFIG, network=NetworkConfig("transformer", {"widht": 8})), info)
     with pytest.raises(ConfigError, match="no properties to predict"):
         Predictor(CONFIG, replace(info, properties=()))
     with pytest.raises(ConfigError, match="task = 'paint': there are generate, predict"):

@@ -358,6 +358,14 @@ def test_a_reference_of_one_molecule(sdf, tmp_path):
     assert math.isnan(found["fcd"].value) and found["snn"].value > 0
 
 
+def test_a_chiral_set_has_no_distance_from_itself(tmp_path):
+    pytest.importorskip("fcd_torch")
+    path = tmp_path / "chiral.smi"
+    path.write_text("C[C@H](O)F\nC/C=C/C\nN[C@@H](C)C(=O)O\nC[C@H](N)CC\n")
+    found = evaluate_file(path, path, protocol="model-bonds").evaluation["fcd"]
+    assert found.value == pytest.approx(0, abs=1e-4)
+
+
 def test_what_is_compared_is_there_where_nothing_is_connected(smi, tmp_path):
     (tmp_path / "loose.smi").write_text("C.O\nCC.N\n")
     found = evaluate_file(tmp_path / "loose.smi", smi, fcd=False, protocol="model-bonds").evaluation

@@ -7,6 +7,7 @@ import typer
 
 from moldiff.cli.completing import Tally, sdf_file, sdf_text
 from moldiff.cli.options import Device, Force
+from moldiff.config import BONDS_ATTEMPTS, BONDS_EVALUATIONS
 from moldiff.files import check_sdf
 from moldiff.terminal import one_line_errors
 
@@ -18,10 +19,10 @@ def bonds(
         Path | None, typer.Option(help="Write molecules of which no attempt is valid, as first made, to this SDF.")
     ] = None,
     model: Annotated[str, typer.Option(help="A shipped model's name or a weights file.")] = "qm9-atoms",
-    steps: Annotated[
-        int | None, typer.Option(help="Network evaluations per attempt.", show_default="10, enough by measurement")
-    ] = None,
-    max_attempts: Annotated[int, typer.Option(help="For each molecule, until what is made is valid.", min=1)] = 10,
+    steps: Annotated[int, typer.Option(help="Network evaluations per attempt.")] = BONDS_EVALUATIONS,
+    max_attempts: Annotated[
+        int, typer.Option(help="For each molecule, until what is made is valid.", min=1)
+    ] = BONDS_ATTEMPTS,
     seed: Annotated[int, typer.Option(help="Molecule k of a seed is always the same.")] = 0,
     device: Device = "auto",
     force: Force = False,

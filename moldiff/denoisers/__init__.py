@@ -1,6 +1,7 @@
 """Networks behind one contract: ``network(NetworkInput) -> (x0 positions, atom logits, bond logits)``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -14,10 +15,17 @@ def build_network(config: NetworkConfig, sizes: Sizes) -> nn.Module:
     """The network that a configuration names; imports only that one (e3nn and torch-geometric are slow to load)."""
     if config.kind not in _BUILDERS:
         raise ConfigError(f"network.kind = {config.kind!r}: there are {', '.join(_BUILDERS)}")
-    try:
+    with options_of(config.kind):
         return _BUILDERS[config.kind](config.options, sizes)
+
+
+@contextmanager
+def options_of(kind: str) -> Iterator[None]:
+    """Whatever a network's own configuration does not know is a :class:`ConfigError`."""
+    try:
+        yield
     except TypeError as error:
-        raise ConfigError(f"network.options for {config.kind}: {error}") from error
+        raise ConfigError(f"network.options for {kind}: {error}") from error
 
 
 def compile_layers(network: nn.Module) -> None:

@@ -77,7 +77,8 @@ def _outline(x: np.ndarray, heights: np.ndarray) -> str:
 def _ticks(edges: np.ndarray) -> tuple[tuple[float, str], ...]:
     """Round numbers, three to seven of them."""
     span = edges[-1] - edges[0]
-    step = next(s for k in range(-6, 7) for s in (10.0**k, 2 * 10.0**k, 5 * 10.0**k) if span / s <= 6)
+    power = math.floor(math.log10(span)) - 1
+    step = next(s for k in (power, power + 1) for s in (10.0**k, 2 * 10.0**k, 5 * 10.0**k) if span / s <= 6)
     first, last = math.ceil(edges[0] / step), math.floor(edges[-1] / step)
     if step < 1 and edges[0] == round(edges[0]) - 0.5:  # whole numbers have no marks between them
         step, first, last = 1.0, math.ceil(edges[0]), math.floor(edges[-1])

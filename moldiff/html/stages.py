@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from moldiff.metrics import Metric
+from moldiff.metrics.validity import valid_connected
 
 Stage = tuple[str, int, str]  # name, molecules that are left, what it means
 
@@ -23,8 +24,9 @@ class Passed:
 def passed(table: pd.DataFrame) -> Passed:
     """By the columns that are there: bonds as written, else EDM's bonds from distances, else MOSES' SMILES."""
     if {"valid", "fragments", "smiles"} <= set(table):
-        whole = table["valid"] & (table["fragments"] == 1)
-        return Passed(table["valid"], whole, table["smiles"], "RDKit sanitises it as written, nothing repaired")
+        return Passed(
+            table["valid"], valid_connected(table), table["smiles"], "RDKit sanitises it as written, nothing repaired"
+        )
     if {"edm_valid", "edm_connected", "edm_smiles"} <= set(table):
         whole = table["edm_valid"] & table["edm_connected"]
         return Passed(table["edm_valid"], whole, table["edm_smiles"], "RDKit sanitises it, bonds from distances")

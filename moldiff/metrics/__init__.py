@@ -18,7 +18,14 @@ from moldiff.metrics.distributions import distribution_metrics
 from moldiff.metrics.edm import edm_facts, edm_metrics
 from moldiff.metrics.strain import strain_metrics
 from moldiff.metrics.valence import MIDI_VALENCES, STRICT_VALENCES, valence_facts, valence_metrics
-from moldiff.metrics.validity import novelty_metrics, uniqueness_metrics, validity_facts, validity_metrics
+from moldiff.metrics.validity import (
+    novelty_metrics,
+    uniqueness_metrics,
+    valid_connected,
+    validity_facts,
+    validity_metrics,
+    without_stereo,
+)
 
 __all__ = [
     "MIDI_VALENCES",
@@ -75,7 +82,9 @@ def evaluate(
     if with_fcd:
         if reference is None:
             raise ValueError("FCD needs a reference to compare with: evaluate(mols, reference=Reference(...))")
-        metrics.append(fcd(list(table.loc[table["valid"] & (table["fragments"] == 1), "smiles"]), reference.smiles))
+        metrics.append(
+            fcd(list(table.loc[valid_connected(table), "smiles"]), [without_stereo(s) for s in reference.smiles])
+        )
     if strain:
         with quiet():
             found = strain_metrics(mols, table, strain, seed)

@@ -18,6 +18,7 @@ from rdkit import Chem
 from torch import Tensor, nn
 
 from moldiff.chem import quiet
+from moldiff.errors import MoldiffError
 from moldiff.metrics.core import Metric
 
 LENGTH = 350  # tokens ChemNet reads; longer SMILES are cut by it
@@ -57,7 +58,7 @@ class Moments(NamedTuple):
 def fcd(smiles: Sequence[str], reference: Sequence[str], batch_size: int = 128) -> Metric:
     """:func:`fcd_of_moments` of two sets of SMILES.
 
-    Raises :class:`ImportError` without ``fcd_torch``, :class:`ValueError` for a SMILES that RDKit does not read.
+    Raises :class:`ImportError` without ``fcd_torch``, :class:`MoldiffError` for a SMILES that RDKit does not read.
     """
     theirs = activation_moments(reference, batch_size)
     return fcd_of_moments(activation_moments(smiles, batch_size), theirs, "the reference")
@@ -141,5 +142,5 @@ def _canonical(smiles: str) -> str:
     with quiet():
         mol = Chem.MolFromSmiles(smiles)
     if mol is None:
-        raise ValueError(f"FCD: RDKit does not read the SMILES {smiles!r}; give valid molecules only")
+        raise MoldiffError(f"FCD: RDKit does not read the SMILES {smiles!r}; give valid molecules only")
     return Chem.MolToSmiles(mol)

@@ -38,16 +38,6 @@ def pose_checks(mol: Mol | None, energy_ratio: bool = False) -> dict[str, bool |
     return {name: None if pd.isna(row[name]) else bool(row[name]) for name in names}
 
 
-def pose_metrics(
-    mols: Sequence[Mol | None], table: pd.DataFrame, count: int = 1000, seed: int = 0, energy_ratio: bool = False
-) -> list[Metric]:
-    """PoseBusters' pass rates over ``count`` random molecules; ``table``: the facts of the same ``mols``."""
-    drawn = draw_for_poses(mols, table, count, seed)
-    names = list(pose_checks(None, energy_ratio))
-    found = pd.DataFrame([pose_checks(mols[row], energy_ratio) for row in drawn.rows], columns=names)
-    return pose_check_metrics(found.set_axis(list(drawn.rows)), drawn)
-
-
 def draw_for_poses(mols: Sequence[Mol | None], table: pd.DataFrame, count: int, seed: int) -> Draw:
     """``count`` of all molecules, valid or not; of none if there are no coordinates at all to judge."""
     candidates = pd.Series(bool(table["coordinates"].any()), index=table.index)

@@ -56,13 +56,13 @@ class Profile:
         return Profile(
             np.concatenate([self.values, other.values]),
             np.concatenate([self.fingerprints, other.fingerprints]),
-            *(dict(Counter(getattr(self, name)) + Counter(getattr(other, name))) for name in _COUNTS),
+            *(dict(Counter(getattr(self, name)) + Counter(getattr(other, name))) for name in COUNTS),
             None if self.chemnet is None or other.chemnet is None else self.chemnet + other.chemnet,
         )
 
     def save(self, path: Path) -> None:
         """Write a safetensors file: arrays, and the counts as JSON."""
-        counts = json.dumps({name: getattr(self, name) for name in _COUNTS}, sort_keys=True)
+        counts = json.dumps({name: getattr(self, name) for name in COUNTS}, sort_keys=True)
         arrays = {"values": self.values, "fingerprints": self.fingerprints}
         arrays["counts"] = np.frombuffer(counts.encode(), np.uint8)
         if self.chemnet is not None:
@@ -81,12 +81,12 @@ class Profile:
             if "chemnet_count" in arrays:
                 count, mean, scatter = (arrays[f"chemnet_{name}"] for name in Moments._fields)
                 moments = Moments(int(count[0]), mean, scatter)
-            return cls(arrays["values"], arrays["fingerprints"], *(counts[name] for name in _COUNTS), moments)
+            return cls(arrays["values"], arrays["fingerprints"], *(counts[name] for name in COUNTS), moments)
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise ProfileError(f"{path}: is not a profile of molecules ({error}); make it anew") from error
 
 
-_COUNTS = ("fragments", "scaffolds", "ring_systems")
+COUNTS = ("fragments", "scaffolds", "ring_systems")
 
 
 def profile(smiles: Sequence[str], chemnet: bool = False) -> Profile:
@@ -114,7 +114,7 @@ def likeness(smiles: str) -> dict[str, Any]:
 
 def collect(parts: Iterable[dict[str, Any]], chemnet: Moments | None = None) -> Profile:
     """The profile of the molecules whose :func:`likeness` is given."""
-    values, fingerprints, counts = [], [], {name: Counter() for name in _COUNTS}
+    values, fingerprints, counts = [], [], {name: Counter() for name in COUNTS}
     for part in parts:
         values.append(part["values"])
         fingerprints.append(b64decode(part["fingerprint"]))
@@ -122,7 +122,7 @@ def collect(parts: Iterable[dict[str, Any]], chemnet: Moments | None = None) -> 
         counts["scaffolds"].update([] if part["scaffold"] is None else [part["scaffold"]])
         counts["ring_systems"].update(part["ring_systems"])
     rows = np.array(values, dtype=float).reshape(-1, len(PROPERTIES))
-    return Profile(rows, packed(fingerprints), *(dict(counts[name]) for name in _COUNTS), chemnet)
+    return Profile(rows, packed(fingerprints), *(dict(counts[name]) for name in COUNTS), chemnet)
 
 
 def read_graph(smiles: str) -> Mol:

@@ -10,7 +10,7 @@ from rdkit.Chem import Mol, rdMolAlign
 from moldiff import chem
 from moldiff.metrics.core import Metric, rate
 from moldiff.metrics.sampling import Draw, draw
-from moldiff.metrics.validity import sanitised
+from moldiff.metrics.validity import sanitised, valid_connected
 
 MMFF94S = (
     f"at most {chem.MAX_RELAXATION_STEPS} steps of MMFF94s relaxation from the given coordinates "
@@ -63,7 +63,7 @@ def strain_metrics(mols: Sequence[Mol | None], table: pd.DataFrame, count: int =
 
 def draw_for_strain(mols: Sequence[Mol | None], table: pd.DataFrame, count: int, seed: int) -> Draw:
     """``count`` of the valid & connected molecules with coordinates."""
-    return draw(mols, table, table["valid"] & (table["fragments"] == 1) & table["coordinates"], count, seed)
+    return draw(mols, table, valid_connected(table) & table["coordinates"], count, seed)
 
 
 def relax_all(relax: Callable[[Mol | None], Relaxation], mols: Sequence[Mol | None], drawn: Draw) -> pd.DataFrame:

@@ -5,9 +5,10 @@ from rdkit import Chem
 from rdkit.Chem import Mol, SanitizeFlags
 
 from moldiff.chem import SANITISE, quiet
+from moldiff.errors import MoldiffError
 from moldiff.metrics.core import Metric, Reference, rate
 
-_POPULATION = "valid & connected molecules"
+POPULATION = "valid & connected molecules"
 
 
 def validity_facts(mol: Mol | None) -> dict[str, bool | int | str | None]:
@@ -26,7 +27,7 @@ def validity_facts(mol: Mol | None) -> dict[str, bool | int | str | None]:
 
 def validity_metrics(table: pd.DataFrame) -> list[Metric]:
     """Validity, valid & connected, radicals and charge from the columns of :func:`validity_facts`."""
-    valid, connected = table["valid"], _valid_connected(table)
+    valid, connected = table["valid"], valid_connected(table)
     radical, charged = valid & (table["radicals"] > 0), valid & (table["charge"] != 0)
     return [
         rate("valid", valid.sum(), len(table),
@@ -42,26 +43,26 @@ def validity_metrics(table: pd.DataFrame) -> list[Metric]:
 
 def uniqueness_metrics(table: pd.DataFrame) -> list[Metric]:
     """Distinct canonical SMILES among the valid & connected molecules."""
-    population = table[_valid_connected(table)]
+    population = table[valid_connected(table)]
     flat, stereo = population["smiles"].nunique(), population["smiles_stereo"].nunique()
     return [
-        rate("unique", flat, len(population), f"distinct canonical SMILES without stereo, of {_POPULATION}"),
+        rate("unique", flat, len(population), f"distinct canonical SMILES without stereo, of {POPULATION}"),
         rate("unique_stereo", stereo, len(population),
-             f"distinct canonical SMILES with stereo (from the coordinates where there are any), of {_POPULATION}"),
+             f"distinct canonical SMILES with stereo (from the coordinates where there are any), of {POPULATION}"),
         rate("valid_connected_unique", flat, len(table),
-             f"distinct canonical SMILES without stereo of {_POPULATION}, over all molecules"),
+             f"distinct canonical SMILES without stereo of {POPULATION}, over all molecules"),
     ]  # fmt: skip
 
 
 def novelty_metrics(table: pd.DataFrame, reference: Reference) -> list[Metric]:
     """Distinct valid & connected molecules that ``reference`` does not hold; with stereo only if the reference has it.
 
-    Raises :class:`ValueError` if the reference's SMILES are not canonical, since every molecule would then look novel.
+    Raises :class:`MoldiffError` if the reference's SMILES are not canonical, since every molecule would then look novel.
     """
     _check_canonical(reference)
-    population = table[_valid_connected(table)]
+    population = table[valid_connected(table)]
     known = set(reference.smiles)
-    flat = {_without_stereo(s) for s in known}
+    flat = {without_stereo(s) for s in known}
     metrics = [_novelty("novel", population["smiles"], flat, "without stereo", reference)]
     if any(_has_stereo(s) for s in known):
         metrics.append(_novelty("novel_stereo", population["smiles_stereo"], known, "with stereo", reference))
@@ -98,13 +99,14 @@ def _stereo_smiles(mol: Mol) -> str:
     return Chem.MolToSmiles(Chem.RemoveHs(copy, sanitize=False))
 
 
-def _valid_connected(table: pd.DataFrame) -> pd.Series:
+def valid_connected(table: pd.DataFrame) -> pd.Series:
+    """Which rows, by the columns of :func:`moldiff.metrics.describe`, are valid molecules of one fragment."""
     return table["valid"] & (table["fragments"] == 1)
 
 
 def _novelty(name: str, smiles: pd.Series, known: set[str], kind: str, reference: Reference) -> Metric:
     distinct = set(smiles)
-    definition = f"distinct canonical SMILES {kind} of {_POPULATION} that are not in the reference {reference}"
+    definition = f"distinct canonical SMILES {kind} of {POPULATION} that are not in the reference {reference}"
     novel = (~smiles.isin(known)).rename(name)
     return rate(name, len(distinct - known), len(distinct), definition, novel)
 
@@ -113,12 +115,13 @@ def _has_stereo(smiles: str) -> bool:
     return any(mark in smiles for mark in "@/\\")
 
 
-def _without_stereo(smiles: str) -> str:
+def without_stereo(smiles: str) -> str:
+    """A canonical SMILES as :func:`flat_smiles` writes it. Raises :class:`MoldiffError` if RDKit does not read it."""
     if not _has_stereo(smiles):
         return smiles
     mol = Chem.MolFromSmiles(smiles)
     if mol is None:
-        raise ValueError(f"reference SMILES {smiles!r} cannot be read by RDKit; remove it")
+        raise MoldiffError(f"reference SMILES {smiles!r} cannot be read by RDKit; remove it")
     return flat_smiles(mol)
 
 
@@ -128,7 +131,7 @@ def _check_canonical(reference: Reference, sample: int = 100) -> None:
     with quiet():
         wrong = [s for s in looked_at if (mol := Chem.MolFromSmiles(s)) is None or Chem.MolToSmiles(mol) != s]
     if len(wrong) > len(looked_at) / 10:
-        raise ValueError(
+        raise MoldiffError(
             f"reference {reference.name!r}: {len(wrong)} of {len(looked_at)} SMILES looked at, such as {wrong[0]!r}, "
             "are not canonical for this RDKit version; use Chem.MolToSmiles(Chem.MolFromSmiles(smiles)) for each"
         )

@@ -4,40 +4,19 @@ The semi-empirical method comes from the library ``tblite``, the optimiser from 
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
-import pandas as pd
 from rdkit import Chem
 from rdkit.Chem import Mol
 
-from moldiff.metrics.core import Metric
-from moldiff.metrics.strain import (
-    Relaxation,
-    draw_for_strain,
-    ready,
-    relax_all,
-    relaxation,
-    relaxation_metrics,
-)
+from moldiff.metrics.strain import Relaxation, ready, relaxation
 
 MAX_STEPS = 200  # of L-BFGS
 MAX_FORCE = 0.05  # eV/Å on every atom, where the relaxation ends
 KCAL_PER_EV = 23.060547830619026
 GFN2 = f"GFN2-xTB relaxation to forces below {MAX_FORCE} eV/Å in at most {MAX_STEPS} steps (10.1021/acs.jctc.8b01176)"
-
-
-def xtb_strain_metrics(
-    mols: Sequence[Mol | None], table: pd.DataFrame, count: int = 100, seed: int = 0
-) -> list[Metric]:
-    """The GFN2-xTB strain of ``count`` random molecules; ``table``: the facts of the same ``mols``.
-
-    Raises :class:`ImportError` without ``tblite`` and ``ase``.
-    """
-    _libraries()
-    drawn = draw_for_strain(mols, table, count, seed)
-    return relaxation_metrics("xtb_strain", GFN2, relax_all(xtb_relaxation, mols, drawn), drawn)
 
 
 def xtb_relaxation(mol: Mol | None) -> Relaxation:

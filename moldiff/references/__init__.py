@@ -21,11 +21,10 @@ from moldiff.metrics.chemnet import WIDTH, Moments
 from moldiff.metrics.core import Reference
 from moldiff.metrics.distributions import Counts
 from moldiff.metrics.fingerprints import BYTES
-from moldiff.metrics.profiles import PROPERTIES, Profile
+from moldiff.metrics.profiles import COUNTS, PROPERTIES, Profile
 
 FOLDER = Path(__file__).parent
 NAMES = ("qm9", "moses")
-COUNTS = ("fragments", "scaffolds", "ring_systems")
 MOSES_FILES = {"train": PUBLISHED["moses"].member, "test": "moses/dataset/data/test.csv.gz",
                "test_scaffolds": "moses/dataset/data/test_scaffolds.csv.gz"}  # fmt: skip
 

@@ -120,7 +120,9 @@ def evaluate(
         raise ReportError("--energy-ratio: is a check of PoseBusters, of which there are none here; see --posebusters")
     report = progress or (lambda *_: None)
     with Crew(jobs, timeout) as crew:
-        against = read_reference(reference, crew, fcd, report) if reference is not None else None
+        against = (
+            read_reference(reference, crew, fcd, "moses" not in protocols, report) if reference is not None else None
+        )
         found = survey(records, protocols, against is not None or "moses" in protocols, crew, report)
         if not found.table["readable"].any():
             raise ReportError(_nothing(file, found))

@@ -2,7 +2,7 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from moldiff.metrics.druglike import ring_novelty
 from moldiff.metrics.fingerprints import nearest, packed
 from moldiff.metrics.moses import diversity_metrics, similarity_metrics
 from moldiff.metrics.profiles import Profile, collect
+from moldiff.metrics.validity import without_stereo
 from moldiff.references import NAMES, Against, Comparison, ReferenceError, named
 from moldiff.report.survey import Report, Survey
 
@@ -37,8 +38,10 @@ class Compared:
     columns: dict[str, pd.Series] = field(default_factory=dict)
 
 
-def read_reference(source: Path | str, crew: Crew, with_fcd: bool, report: Report) -> Against:
+def read_reference(source: Path | str, crew: Crew, with_fcd: bool, flat: bool, report: Report) -> Against:
     """``qm9``, ``moses`` or a file with bonds; what a file lacks of a comparison is computed here.
+
+    ``flat``: without stereo for the FCD, as the molecules are that are compared.
 
     Raises :class:`ReferenceError` for a file of which half or less can be read as molecules.
     """
@@ -63,7 +66,7 @@ def read_reference(source: Path | str, crew: Crew, with_fcd: bool, report: Repor
         found = f"RDKit reads {len(smiles)} of {len(smiles) + len(bad)} records as molecules with bonds"
         raise ReferenceError(f"--reference {source}: {found}; give SMILES, one a line, or an SDF")
     known = Reference(path.name, smiles)
-    return Against(known, (_comparison(known, distributions, crew, with_fcd, report),), tuple(_note(bad)))
+    return Against(known, (_comparison(known, distributions, crew, with_fcd, flat, report),), tuple(_note(bad)))
 
 
 def _note(bad: Sequence[str]) -> list[str]:
@@ -71,7 +74,9 @@ def _note(bad: Sequence[str]) -> list[str]:
     return [f"reference: {', '.join(bad[:LISTED])}{more}: not readable by RDKit, left out"] if bad else []
 
 
-def _comparison(known: Reference, distributions: Counts, crew: Crew, with_fcd: bool, report: Report) -> Comparison:
+def _comparison(
+    known: Reference, distributions: Counts, crew: Crew, with_fcd: bool, flat: bool, report: Report
+) -> Comparison:  # fmt: skip
     """Of all distinct SMILES of a file, or of those that a hash draws."""
     distinct = sorted(set(known.smiles))
     used = known
@@ -80,7 +85,8 @@ def _comparison(known: Reference, distributions: Counts, crew: Crew, with_fcd: b
         used = Reference(f"{LARGEST} drawn by a hash from {known.name}", distinct)
     records = list(_records(distinct))
     parts = [a.value for a in _with_progress(crew.map("likenesses", records, SIZE), "reference", len(records), report)]
-    moments = _moments(distinct, crew, "reference: ChemNet", report) if with_fcd else None
+    seen = {without_stereo(s) for s in distinct} if with_fcd and flat else distinct
+    moments = _moments(seen, crew, "reference: ChemNet", report) if with_fcd else None
     profile = replace(collect(part for part in parts if part is not None), chemnet=moments)
     return Comparison(used, profile, distributions)
 
@@ -134,7 +140,7 @@ def _nearest(found: Survey, ours: Profile, theirs: Profile, smiles: Sequence[str
     }
 
 
-def _moments(smiles: Sequence[str], crew: Crew, stage: str, report: Report) -> Moments:
+def _moments(smiles: Collection[str], crew: Crew, stage: str, report: Report) -> Moments:
     """Of the activations of ChemNet, whole batches at a time, as the numbers come out of their order."""
     total, batch = Moments.none(), []
     answers = _with_progress(crew.map("activations", _records(sorted(smiles)), BATCH), stage, len(smiles), report)

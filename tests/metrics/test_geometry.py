@@ -11,10 +11,17 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from moldiff.metrics import describe, plausibility, xtb
-from moldiff.metrics.plausibility import CHECKS, pose_check_metrics, pose_checks, pose_metrics
+from moldiff.metrics.plausibility import CHECKS, draw_for_poses, pose_check_metrics, pose_checks
 from moldiff.metrics.sampling import Draw, draw, lot
-from moldiff.metrics.strain import mmff_relaxation, relaxation, strain_metrics
-from moldiff.metrics.xtb import xtb_relaxation, xtb_strain_metrics
+from moldiff.metrics.strain import (
+    draw_for_strain,
+    mmff_relaxation,
+    relax_all,
+    relaxation,
+    relaxation_metrics,
+    strain_metrics,
+)
+from moldiff.metrics.xtb import GFN2, xtb_relaxation
 
 
 def embedded(smiles):
@@ -153,7 +160,8 @@ def test_xtb_steps_are_bounded(monkeypatch):
     monkeypatch.setattr(xtb, "MAX_STEPS", 1)
     mols = [moved(embedded("CC"), lambda x: 1.2 * x)]
     before = os.environ.get("OMP_NUM_THREADS")
-    found = by_name(xtb_strain_metrics(mols, describe(mols), 5))
+    drawn = draw_for_strain(mols, describe(mols), 5, 0)
+    found = by_name(relaxation_metrics("xtb_strain", GFN2, relax_all(xtb_relaxation, mols, drawn), drawn))
     assert (found["xtb_strain_relaxed"].numerator, found["xtb_strain_relaxed"].denominator) == (0, 1)
     assert "1 not converged" in found["xtb_strain"].definition and math.isnan(found["xtb_strain"].value)
     assert os.environ.get("OMP_NUM_THREADS") == before
@@ -180,9 +188,15 @@ def test_energy_ratio_on_request(toluene):
     assert pose_checks(None, energy_ratio=True)["internal_energy"] is False
 
 
+def pose_metrics(mols, count):
+    drawn = draw_for_poses(mols, describe(mols), count, 0)
+    checks = [pose_checks(mols[row]) for row in drawn.rows]
+    return pose_check_metrics(pd.DataFrame(checks, index=list(drawn.rows), columns=list(CHECKS)), drawn)
+
+
 def test_pose_metrics_count_what_is_not_valid(some):
     pytest.importorskip("posebusters")
-    found = by_name(pose_metrics(some, describe(some), 99))
+    found = by_name(pose_metrics(some, 99))
     assert set(found) == {"posebusters", *(f"posebusters_{name}" for name in CHECKS)}
     assert (found["posebusters"].numerator, found["posebusters"].denominator) == (3, 8)
     assert (found["posebusters_sanitization"].numerator, found["posebusters_bond_lengths"].numerator) == (4, 3)
@@ -192,7 +206,7 @@ def test_pose_metrics_count_what_is_not_valid(some):
 
 def test_nothing_is_judged_without_any_coordinates(some):
     pytest.importorskip("posebusters")
-    metric = pose_metrics(some[4:], describe(some[4:]), 9)[0]
+    metric = pose_metrics(some[4:], 9)[0]
     assert metric.denominator == 0 and math.isnan(metric.value)
 
 

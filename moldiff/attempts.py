@@ -15,7 +15,7 @@ from jaxtyping import Float, Integer
 from moldiff.conditions import Conditions, draw_values
 from moldiff.draws import Drawn
 from moldiff.errors import RequestError
-from moldiff.guidance import WithinValences
+from moldiff.guidance import Guide, OnTheirSide, WithinValences
 from moldiff.known import blank
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
@@ -123,7 +123,9 @@ class SameSize:
             template = template.centre()
             template = template.replace(pos=template.pos + torch.tensor(centre, device=device))
         conditions = self.conditions(chosen).to(device)
-        guides = (*r.guides, WithinValences(self.model.data.vocabulary))
+        guides: tuple[Guide, ...] = (*r.guides, WithinValences(self.model.data.vocabulary, r.known and r.known.stay))
+        if r.known and r.known.sides is not None:
+            guides = (*guides, OnTheirSide(r.known.sides))
         guidance = 1.0 if self.values is None else r.guidance  # what is only told is not aimed at
         return sample_filled(
             self.model, random, template, free, conditions, r.sampler, guides, guidance, self.tick,

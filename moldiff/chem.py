@@ -308,12 +308,20 @@ def _has_sound_coordinates(mol: Chem.Mol) -> bool:
     return bool((((pos[i] - pos[j]) ** 2).sum(1) >= MIN_DISTANCE**2).all())
 
 
+def unmapped(mol: Chem.Mol) -> Chem.Mol:
+    """A copy without atom map numbers, which are no part of a molecule."""
+    copy = Chem.Mol(mol)
+    for atom in copy.GetAtoms():
+        atom.SetAtomMapNum(0)
+    return copy
+
+
 def smiles(mol: Chem.Mol, stereo: bool = True) -> str:
-    """Canonical SMILES of a sanitised molecule without explicit hydrogens; the input is not changed.
+    """Canonical SMILES of a sanitised molecule without explicit hydrogens and atom maps; the input is not changed.
 
     With ``stereo``, the one hydrogen that tells the two sides of a double bond apart stays: ``[H]/N=C/C``.
     """
-    copy = Chem.Mol(mol)
+    copy = unmapped(mol)
     with quiet():
         if not stereo:
             Chem.RemoveStereochemistry(copy)  # before the hydrogens, some of which RDKit keeps for their stereo

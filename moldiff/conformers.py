@@ -37,8 +37,8 @@ LONGEST_BOND, CLOSEST_OTHERS = 1.2, 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Conformer(Record):
-    """A record of a given molecule: sanitised, heavy atoms in the order of its source, all hydrogens behind them; a model that
-    makes hydrogens leaves those of the source in their places."""
+    """A record of a given molecule: sanitised, atoms in the order of its source, implied hydrogens behind
+    them."""
 
     title: str  # of the molecule in its source, or ""
     molecule: int  # its number there, from 1
@@ -53,23 +53,29 @@ class GivenGraph:
     mol: Mol
     template: Molecules
     heavy: Mol | None  # of a model without hydrogens: the atoms that it makes
+    order: list[int]  # where each atom of the source, implied hydrogens behind them, is in ``mol``
 
     @classmethod
     def read(cls, record: records.Record, data: DataInfo) -> "GivenGraph":
         """Raises Unusable if the model cannot make it."""
-        implicit = data.hydrogens == "implicit"
         if record.kind == "xyz":
             raise Unusable("bonds", "XYZ has none; moldiff bonds makes them")
         mol = read_graph(record, Curation(data.hydrogens, max_heavy=2**31, vocabulary=data.vocabulary))
-        heavy = Chem.RemoveAllHs(mol) if implicit else None
-        mol = Chem.AddHs(heavy or mol)
+        mol = Chem.AddHs(mol)
         mol.RemoveAllConformers()
-        shown = chem.without_hydrogens(mol) if implicit else Chem.Mol(mol)
+        order, heavy, shown = list(range(mol.GetNumAtoms())), None, Chem.Mol(mol)
+        if data.hydrogens == "implicit":
+            order = _hydrogens_last(mol)
+            mol = Chem.RenumberAtoms(mol, order)
+            heavy, shown = Chem.RemoveAllHs(mol), chem.without_hydrogens(mol)
         problem = data.size_problem(mol.GetNumHeavyAtoms(), shown.GetNumAtoms())
         if problem:
             raise Unusable("size", problem)
         return cls(
-            mol, chem.from_rdkit([stereo.placed(shown, np.zeros((shown.GetNumAtoms(), 3)))], data.vocabulary), heavy
+            mol,
+            chem.from_rdkit([stereo.placed(shown, np.zeros((shown.GetNumAtoms(), 3)))], data.vocabulary),
+            heavy,
+            np.argsort(order).tolist(),
         )
 
     def made(self, pos: np.ndarray) -> Mol:
@@ -77,7 +83,10 @@ class GivenGraph:
         return stereo.placed(self.mol if self.heavy is None else self.heavy, pos)
 
     def judge(self, pos: np.ndarray) -> chem.Verdict:
-        """A molecule at these coordinates (Å), hydrogens included, or why it is none: "coordinates", "geometry" or "stereo"."""
+        """A molecule at these coordinates (Å), hydrogens included, or why it is none: "coordinates", "geometry" or "stereo".
+
+        Its atoms are in the order of the source.
+        """
         verdict = chem.check(stereo.placed(self.mol, pos))
         if verdict.mol is None:
             return verdict
@@ -86,7 +95,14 @@ class GivenGraph:
         right = stereo.obey(self.mol, pos)
         if right is None:
             return chem.Verdict(None, "stereo")
-        return verdict if right is pos else chem.check(stereo.placed(self.mol, right))
+        return chem.check(Chem.RenumberAtoms(stereo.placed(self.mol, right), self.order))
+
+
+def _hydrogens_last(mol: Mol) -> list[int]:
+    """Its atoms in the order in which RDKit has them once it has put hydrogens on the heavy ones."""
+    heavy = [atom for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
+    hydrogens = [n.GetIdx() for atom in heavy for n in atom.GetNeighbors() if n.GetAtomicNum() == 1]
+    return [atom.GetIdx() for atom in heavy] + hydrogens
 
 
 @dataclass

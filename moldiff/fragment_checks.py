@@ -20,14 +20,19 @@ def objection(known: Known, mol: Chem.Mol, accepted: Chem.Mol, vocabulary: Seque
     """
     if not is_kept(known, mol, vocabulary):
         return "fragment"
-    return "unchanged" if known.parent and chem.smiles(accepted) == known.parent else None
+    return "unchanged" if known.parent and known.parent in _names(accepted) else None
+
+
+def _names(mol: Chem.Mol) -> set[str]:
+    """With stereo and without: a parent that tells none stands for all of its isomers, such as those of C=NH."""
+    return {chem.smiles(mol), chem.smiles(mol, stereo=False)}
 
 
 def is_kept(known: Known, mol: Chem.Mol, vocabulary: Sequence[str]) -> bool:
     """Whether a molecule as generated has all that is known at the same indices, and closed atoms nothing new.
 
     Positions to 1e-4 Å, elements, charges and Kekulé orders exactly. Hydrogens put on for a model without them are no
-    atoms added.
+    atoms added; where a bond is marked, as many as before must be there, and what is added must be on the side of the mark.
     """
     n = len(known)
     moved = np.linalg.norm(mol.GetConformer().GetPositions()[:n] - known.molecule.pos[0].double().numpy(), axis=1)
@@ -35,6 +40,15 @@ def is_kept(known: Known, mol: Chem.Mol, vocabulary: Sequence[str]) -> bool:
     orders = Chem.GetAdjacencyMatrix(mol, useBO=True)
     counts = (names != "H") | ("H" in vocabulary)
     counts[:n] = False
+    if known.stay is not None:
+        stay = known.stay.numpy()
+        if ((orders[:n, names == "H"] > 0).sum(1) != stay)[stay >= 0].any():
+            return False
+    if known.sides is not None:
+        pos = mol.GetConformer().GetPositions()
+        atoms, added = np.nonzero((orders[:n] > 0) & counts)
+        if ((pos[added] - pos[atoms]) * known.sides.numpy()[atoms]).sum(1).min(initial=0) < 0:
+            return False
     return bool(
         (moved < UNMOVED)[known.pos.numpy()].all()
         and (names[:n] == np.array(vocabulary)[known.molecule.atom[0].numpy()])[known.atom.numpy()].all()
@@ -45,15 +59,16 @@ def is_kept(known: Known, mol: Chem.Mol, vocabulary: Sequence[str]) -> bool:
 
 def similarity(mol: Chem.Mol, parent: str) -> float:
     """Tanimoto similarity to a molecule given as SMILES: Morgan fingerprints of radius 2 and 2048 bits, no chirality."""
-    from moldiff.metrics.fingerprints import long_fingerprint
-
-    with chem.quiet():
-        own = long_fingerprint(Chem.RemoveHs(mol))
-    return round(DataStructs.TanimotoSimilarity(own, _parent_fingerprint(parent)), 4)
+    return round(DataStructs.TanimotoSimilarity(_fingerprint(mol), _parent_fingerprint(parent)), 4)
 
 
 @lru_cache(maxsize=8)
-def _parent_fingerprint(smiles: str):
+def _parent_fingerprint(smiles: str) -> DataStructs.ExplicitBitVect:
+    return _fingerprint(Chem.AddHs(Chem.MolFromSmiles(smiles)))
+
+
+def _fingerprint(mol: Chem.Mol) -> DataStructs.ExplicitBitVect:
+    from moldiff.metrics.druglike import graph
     from moldiff.metrics.fingerprints import long_fingerprint
 
-    return long_fingerprint(Chem.MolFromSmiles(smiles))
+    return long_fingerprint(graph(mol))

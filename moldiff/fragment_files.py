@@ -11,7 +11,7 @@ from moldiff import chem
 from moldiff.errors import RequestError
 from moldiff.files import behind_links, write_atomically
 from moldiff.fragments import Plan, Wishes
-from moldiff.given_files import read_given
+from moldiff.given_files import read_one
 
 SIZE = 600, 450  # of a picture, pixels
 
@@ -20,7 +20,7 @@ def read_wishes(
     fix: Sequence[Path] | None, attach: Sequence[str] | None, replace: str | None, like: Path | None,
     strength: float | None,
 ) -> Wishes:  # fmt: skip
-    """From options of the command line: files, of which the first record counts; attachments such as ``3,5`` from 1.
+    """From options of the command line: files of one molecule each; attachments such as ``3,5`` from 1.
 
     Several files make one fragment in several parts, its atoms counted on from file to file.
 
@@ -33,9 +33,9 @@ def read_wishes(
         if not all(part.isascii() and part.isdigit() for part in texts):
             raise RequestError(f"--attach {','.join(texts)}: expected numbers of atoms counted from 1, such as 3,5")
         numbers = tuple(int(part) - 1 for part in texts)
-    parts = [next(read_given("--fix", path)) for path in fix or ()]
+    parts = [read_one("--fix", path) for path in fix or ()]
     whole = reduce(Chem.CombineMols, parts) if parts else None
-    return Wishes(whole, numbers, replace, like and next(read_given("--like", like)), strength)
+    return Wishes(whole, numbers, replace, like and read_one("--like", like), strength)
 
 
 def draw_plan(plan: Plan, path: Path) -> None:

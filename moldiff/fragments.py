@@ -89,6 +89,7 @@ def plan(wishes: Wishes, data: DataInfo, sampler: Sampler, heavy_atoms: tuple[in
     mol = _complete(wishes.fix, "--fix")
     if wishes.replace is None:
         cut, notes, parent = _cut_fragment(mol, wishes.attach), [], ""
+        _check_linkable(cut)
     else:
         cut, notes = _cut_match(mol, wishes.replace)
         parent = _smiles(wishes.fix)
@@ -109,7 +110,7 @@ def _complete(mol: Chem.Mol, option: str) -> Chem.Mol:
         text = f"atom {_label(mol, labelled[0])} is an isotope, which no model knows"
         raise RequestError(f"{option}: {text}; remove the label (atoms counted from 1)")
     _check_apart(mol, option)
-    copy = Chem.Mol(mol)
+    copy = chem.unmapped(mol)
     with chem.quiet():
         copy.UpdatePropertyCache(strict=False)
         copy = Chem.AddHs(copy, addCoords=True)
@@ -142,9 +143,19 @@ def _cut_fragment(mol: Chem.Mol, attach: Sequence[int] | None) -> Cut:
         chosen = {a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() > 1 and _hydrogens(a)}
     else:
         chosen = {_attachment(mol, k) for k in attach}
+    if attach is not None and not chosen:
+        raise RequestError("--attach: names no atom; leave it out for all that have hydrogens")
     if not chosen | radicals:
         raise RequestError("--fix: no atom of the fragment has a hydrogen to replace; remove one, or mark it by *")
     return Cut(mol, {h for k in chosen for h in _hydrogens(mol.GetAtomWithIdx(k))}, chosen | radicals)
+
+
+def _check_linkable(cut: Cut) -> None:
+    """Of several parts each must have an attachment, or nothing connected comes of them."""
+    for number, part in enumerate(Chem.GetMolFrags(cut.mol), 1):
+        if not cut.open & set(part):
+            text = f"part {number}, from atom {_label(cut.mol, part[0])} on, has no attachment"
+            raise RequestError(f"--fix: {text}; mark one in each part by *, or name one by --attach (counted from 1)")
 
 
 def _attachment(mol: Chem.Mol, index: int) -> int:
@@ -167,7 +178,7 @@ def _cut_match(mol: Chem.Mol, smarts: str) -> tuple[Cut, list[str]]:
             raise RequestError(f"--replace {smarts}: no SMARTS pattern; write one such as c1ccccc1 or C(=O)O")
         whole = Chem.Mol(mol)
         Chem.SanitizeMol(whole)
-        matches = whole.GetSubstructMatches(query)
+        matches = _matches(whole, query)
     if not matches:
         raise RequestError(f"--replace {smarts}: matches nothing in {chem.smiles(whole)}")
     match = set(matches[0])
@@ -180,6 +191,17 @@ def _cut_match(mol: Chem.Mol, smarts: str) -> tuple[Cut, list[str]]:
     return Cut(mol, removed, opened), [f"replace: {first}atom {where}; counted from 1"]
 
 
+def _matches(mol: Chem.Mol, query: Chem.Mol) -> list[tuple[int, ...]]:
+    """Of a pattern in the molecule as a SMILES has it, hydrogens no atoms; else, where it names hydrogens, with them."""
+    numbered = Chem.Mol(mol)
+    for atom in numbered.GetAtoms():
+        atom.SetIntProp("given", atom.GetIdx())
+    bare = Chem.RemoveHs(numbered)
+    given = [atom.GetIntProp("given") for atom in bare.GetAtoms()]
+    found = [tuple(given[k] for k in match) for match in bare.GetSubstructMatches(query)]
+    return found or list(mol.GetSubstructMatches(query))
+
+
 def _replaced_size(cut: Cut, data: DataInfo) -> tuple[int, int] | None:
     """About as many heavy atoms as before: one fewer to two more; None where the model has no room for any."""
     heavy = {a.GetIdx() for a in cut.mol.GetAtoms() if a.GetAtomicNum() > 1}
@@ -189,7 +211,7 @@ def _replaced_size(cut: Cut, data: DataInfo) -> tuple[int, int] | None:
 
 
 def _known(cut: Cut, data: DataInfo, parent: str) -> Known:
-    """The atoms that stay, as the model has them: without hydrogens for a model without them."""
+    """The atoms that stay, as the model has them: without hydrogens for a model without them, which keeps their numbers then."""
     implicit = data.hydrogens == "implicit"
     kept = [
         a.GetIdx()
@@ -200,6 +222,7 @@ def _known(cut: Cut, data: DataInfo, parent: str) -> Known:
     known = torch.ones(len(kept), dtype=torch.bool)
     cut_orders, hydrogens = _valences(cut)
     closed = torch.tensor([k not in cut.open for k in kept])
+    staying, sides = [_staying(cut, k) for k in kept], np.array([_side(cut, k) for k in kept], dtype=np.float32)
     return Known(
         molecule,
         known,
@@ -210,7 +233,29 @@ def _known(cut: Cut, data: DataInfo, parent: str) -> Known:
         cut=cut_orders,
         hydrogens=hydrogens,
         parent=parent,
+        stay=torch.tensor(staying) if implicit and max(staying) >= 0 else None,
+        sides=torch.from_numpy(sides) if implicit and sides.any() else None,
     )
+
+
+def _staying(cut: Cut, index: int) -> int:
+    """Hydrogens that an atom keeps where another bond of it was cut or marked; -1 where some may be replaced, or it is closed."""
+    there = set(_hydrogens(cut.mol.GetAtomWithIdx(index)))
+    return len(there) if index in cut.open and not there & cut.removed else -1
+
+
+def _side(cut: Cut, index: int) -> np.ndarray:
+    """From the hydrogen of a centre towards its cut bond, so that nothing new takes the hydrogen's place and inverts it.
+
+    Zeros where nothing can be inverted: for nitrogen, which inverts by itself, and other numbers of neighbours.
+    """
+    atom = cut.mol.GetAtomWithIdx(index)
+    hydrogens, marks = _hydrogens(atom), [n.GetIdx() for n in atom.GetNeighbors() if n.GetIdx() in cut.removed]
+    if _staying(cut, index) != 1 or len(marks) != 1 or atom.GetDegree() != 4 or atom.GetAtomicNum() == 7:
+        return np.zeros(3)
+    pos = cut.mol.GetConformer().GetPositions()
+    mark, hydrogen = ((pos[k] - pos[index]) / np.linalg.norm(pos[k] - pos[index]) for k in (marks[0], hydrogens[0]))
+    return mark - hydrogen
 
 
 def _valences(cut: Cut) -> tuple[int, int]:

@@ -5,9 +5,9 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property, partial
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,6 +99,15 @@ class Generator:
         Raises:
             RequestError: at once, if the model cannot do this.
         """
+        _check_kinds(
+            formula=formula, replace=replace, filter=filter, steps=steps, strength=strength, targets=targets, attach=attach,
+            fix=fix, like=like, shape=shape, pharmacophore=pharmacophore,
+            **{name: options[name] for name in ("guidance", "time_limit") if name in options},
+        )  # fmt: skip
+        if unknown := set(options) - {f.name for f in fields(Request)}:
+            raise RequestError(
+                f"{', '.join(sorted(unknown))}: no option of generate; help(generator.generate) tells all"
+            )
         if "sampler" not in options or quality is not None or steps is not None:
             options["sampler"] = choose_sampler(self.model.config, quality, steps)
         for option, count in (("workers", workers), ("batch_size", batch_size)):
@@ -193,8 +202,8 @@ class Generator:
         """Yield ``n`` conformers of each molecule (RDKit's or SMILES), stereo as the molecule tells it, the rest free.
 
         Options: ``seed``; ``quality`` or ``steps``; ``max_attempts`` for each molecule. A molecule that the model cannot make,
-        or not often enough, is warned of by its number, and the others go on. Heavy atoms are in the order of the
-        molecule, hydrogens behind them (those that it holds in their places, if the model makes hydrogens).
+        or not often enough, is warned of by its number, and the others go on. Atoms are in the order of the molecule, its
+        implied hydrogens behind them.
 
         Example: ``[record.mol for record in moldiff.load("qm9").conformers(["CCO"], n=5)]``
         """
@@ -347,6 +356,22 @@ class Generator:
         if request.unique:
             seen.add(text)
         return Record(identity, accepted, text, request.seed, index, scores, relaxed)
+
+
+KINDS = {  # of what generate is given, beside None
+    "formula": (str, "a text"), "replace": (str, "a text"), "filter": (str, "a text"), "steps": (Integral, "a whole number"),
+    "strength": (Real, "a number"), "guidance": (Real, "a number"), "time_limit": (Real, "a number"),
+    **dict.fromkeys(("fix", "like", "shape"), (chem.Chem.Mol, "an RDKit molecule with coordinates")),
+    "pharmacophore": (chem.Chem.Mol | list | tuple, "an RDKit molecule with coordinates, or a list of them"),
+    "targets": (Mapping, "a dict"), "attach": (Sequence | np.ndarray, "a list of atoms"),
+}  # fmt: skip
+
+
+def _check_kinds(**values: Any) -> None:
+    for name, value in values.items():
+        kind, words = KINDS[name]
+        if not (value is None or isinstance(value, kind)):
+            raise RequestError(f"{name}={value!r}: must be {words}")
 
 
 def _pair(value: Any, named: str) -> tuple[Any, Any]:

@@ -1,6 +1,7 @@
 """Molecules in the files that options name."""
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from rdkit import Chem
@@ -28,3 +29,11 @@ def read_given(option: str, path: Path) -> Iterator[Chem.Mol]:
         yield mol
     if not number:
         raise RequestError(f"{option} {path}: no molecule in it; give an SDF")
+
+
+def read_one(option: str, path: Path) -> Chem.Mol:
+    """The one molecule of an SDF. Raises RequestError if there are more, or it cannot be read."""
+    mol, *others = islice(read_given(option, path), 2)
+    if others:
+        raise RequestError(f"{option} {path}: holds several molecules; give a file with one")
+    return mol

@@ -89,20 +89,28 @@ class WithinValences:
 
     From the noise level ``BELOW`` on, so that later steps and the geometry follow. A bond that is lowered trades the
     probabilities of its two orders; molecules without such an atom keep their estimate to the bit.
+
+    ``stay``: hydrogens, no atoms themselves, that the first atoms keep, and which take a valence each; -1: none need be kept.
+    Of atoms that keep some this holds at every noise level.
     """
 
     BELOW = 0.25  # σ, where shape and graph are settled
 
-    def __init__(self, vocabulary: Sequence[str]):
+    def __init__(self, vocabulary: Sequence[str], stay: Integer[Tensor, " n"] | None = None):
+        self.stay = stay
         self.most = torch.tensor([max(STRICT_VALENCES.get(split_token(name), (UNKNOWN,))) for name in vocabulary])
 
     def __call__(self, x0: Prediction, noisy: Molecules, level: NoiseLevel) -> Prediction:
         low = level.sigma <= self.BELOW
-        if not low.any():
+        if self.stay is None and not low.any():
             return x0
         likeliest = x0.bond_logits.argmax(-1) * noisy.pair_mask
-        room = self.most.to(noisy.device)[x0.atom_logits.argmax(-1)]
-        rows = ((likeliest.sum(-1) > room).any(1) & low).nonzero()[:, 0]
+        most = self.most.to(noisy.device)[x0.atom_logits.argmax(-1)]
+        room = most.masked_fill(~low[:, None], UNKNOWN)
+        if self.stay is not None:
+            stay, n = self.stay.to(noisy.device), len(self.stay)
+            room[:, :n] = torch.where(stay >= 0, most[:, :n] - stay, room[:, :n])
+        rows = (likeliest.sum(-1) > room).any(1).nonzero()[:, 0]
         if len(rows) == 0:
             return x0
         logits, old = x0.bond_logits[rows], likeliest[rows]
@@ -110,6 +118,26 @@ class WithinValences:
         here, there = (logits.gather(-1, order[..., None]) for order in (old, new))
         traded = logits.scatter(-1, old[..., None], there).scatter(-1, new[..., None], here)
         return x0.replace(bond_logits=x0.bond_logits.index_copy(0, rows, traded))
+
+
+class OnTheirSide:
+    """Added atoms that are estimated as bonded to one of the first atoms lie on its side of ``sides`` (zero: on any).
+
+    One on the other side is mirrored: what grows from a marked bond takes the place of the mark, not of a hydrogen.
+    """
+
+    def __init__(self, sides: Float[Tensor, "n 3"]):
+        self.sides = torch.nn.functional.normalize(sides, dim=-1)
+
+    def __call__(self, x0: Prediction, noisy: Molecules, level: NoiseLevel) -> Prediction:
+        n, sides = len(self.sides), self.sides.to(noisy.device)
+        bonded = x0.bond_logits[:, :n, n:].argmax(-1) > 0
+        offset = x0.pos[:, None, n:] - noisy.pos[:, :n, None]
+        height = (offset * sides[:, None]).sum(-1)
+        beyond = (height.clamp(max=0) * bonded)[..., None] * sides[:, None]
+        pos = x0.pos.clone()
+        pos[:, n:] -= 2 * beyond.sum(1)
+        return x0.replace(pos=pos)
 
 
 def lowered(

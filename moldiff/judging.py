@@ -17,7 +17,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import Mol
 
-from moldiff.chem import quiet
+from moldiff.chem import quiet, unmapped
 from moldiff.datasets.records import Record
 from moldiff.metrics.distributions import distribution_facts
 from moldiff.metrics.druglike import druglike_facts
@@ -85,7 +85,7 @@ def known(records: Sequence[Record]) -> list[dict[str, Any]]:
 def _known(record: Record) -> dict[str, Any]:
     if record.kind == "smiles":
         mol = None if record.reason else Chem.MolFromSmiles(record.text)
-        return {"smiles": None if mol is None else Chem.MolToSmiles(mol)}
+        return {"smiles": None if mol is None else Chem.MolToSmiles(unmapped(mol))}
     mol, _ = record.read()
     return {"smiles": validity_facts(mol)["smiles_stereo"], "distributions": distribution_facts(mol)}
 

@@ -28,6 +28,8 @@ class Known:
     cut: int = 0  # valences of open atoms that lead to added heavy atoms, orders counted
     hydrogens: int = 0  # hydrogens taken off the open atoms, of which added heavy atoms may replace some
     parent: str = ""  # SMILES of the molecule that others are derived from; equal ones are none
+    stay: Integer[Tensor, " n"] | None = None  # hydrogens, no atoms themselves, that an atom keeps; -1: any number
+    sides: Float[Tensor, "n 3"] | None = None  # added atoms lie on this side of their atom; 0: on any
 
     @property
     def is_part(self) -> bool:
@@ -43,6 +45,8 @@ class Known:
         digest = hashlib.sha256(repr((self.grows, self.cut, self.hydrogens, self.parent)).encode())
         for tensor in (m.pos, m.atom, m.bond, self.pos, self.atom, self.bond, self.closed):
             digest.update(tensor.numpy().tobytes())
+        for tensor in (self.stay, self.sides):
+            digest.update(b"" if tensor is None else tensor.numpy().tobytes())
         return f"Known({digest.hexdigest()})"
 
     def template(self, count: int, atoms: int, device: torch.device | str) -> tuple[Molecules, NoiseLevel]:

@@ -13,7 +13,7 @@ from rdkit.Chem import ChemicalFeatures
 
 from moldiff import chem
 from moldiff.errors import RequestError
-from moldiff.given_files import read_given
+from moldiff.given_files import read_given, read_one
 from moldiff.guidance import Guide
 from moldiff.known import Known
 from moldiff.model_file import DataInfo
@@ -156,13 +156,13 @@ def features(mol: Chem.Mol) -> list[tuple[str, np.ndarray]]:
 
 
 def read_overlay(shape: Path | None, pharmacophore: Path | None) -> Overlay:
-    """From SDF files: the first molecule of ``shape``, all of ``pharmacophore``.
+    """From SDF files: the molecule of ``shape``, all of ``pharmacophore``.
 
     Raises:
         RequestError: a file is missing or cannot be read.
     """
     return Overlay(
-        None if shape is None else next(read_given("--shape", shape)),
+        None if shape is None else read_one("--shape", shape),
         () if pharmacophore is None else tuple(read_given("--pharmacophore", pharmacophore)),
     )
 

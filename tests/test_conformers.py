@@ -23,6 +23,11 @@ IMPLICIT = dataclasses.replace(EXPLICIT, vocabulary=EXPLICIT.vocabulary[1:], hyd
                                compositions=((6, 2, 0, 0, 1), (16, 7, 0, 0, 1)))  # fmt: skip
 
 
+def replace_sizes(data: DataInfo) -> DataInfo:
+    """Which knows molecules of two to nine heavy atoms."""
+    return dataclasses.replace(data, compositions=tuple((2 * n + 2, n, 0, 0, 1) for n in range(2, 10)))
+
+
 def record(smiles: str) -> Record:
     return Record(1, "", "line 1", "smiles", smiles)
 
@@ -60,6 +65,26 @@ class TestGraph:
         with pytest.raises(Unusable) as refusal:
             GivenGraph.read(record(smiles), EXPLICIT)
         assert refusal.value.reason == reason
+
+    def test_hydrogens_that_tell_stereo_count(self):
+        """Of a model without hydrogens, too: the two sides of C=NH are told by one."""
+        for smiles in ("[H]/N=C(/C)C#N", "[H]/N=C(\\C)C#N"):
+            other = "[H]/N=C(\\C)C#N" if smiles.endswith("(/C)C#N") else "[H]/N=C(/C)C#N"
+            graph = GivenGraph.read(record(smiles), replace_sizes(IMPLICIT))
+            for seen, reason in ((smiles, None), (other, "stereo")):
+                mol = embedded(seen)
+                order = [1, 2, 3, 4, 5, 0, *range(6, 9)]
+                assert graph.judge(mol.GetConformer().GetPositions()[order]).reason == reason
+
+    def test_atoms_stay_in_the_order_of_the_source(self):
+        mol = Chem.RenumberAtoms(embedded("CO"), [0, 2, 3, 4, 1, 5])
+        (source,) = records_of([mol])
+        graph = GivenGraph.read(source, replace_sizes(IMPLICIT))
+        assert [a.GetSymbol() for a in graph.mol.GetAtoms()] == ["C", "O", "H", "H", "H", "H"]
+        pos = mol.GetConformer().GetPositions()
+        found = graph.judge(pos[[0, 4, 1, 2, 3, 5]]).mol
+        assert [a.GetSymbol() for a in found.GetAtoms()] == ["C", "H", "H", "H", "O", "H"]
+        np.testing.assert_allclose(found.GetConformer().GetPositions(), pos, atol=1e-9)
 
     def test_refuses_what_has_no_bonds(self):
         with pytest.raises(Unusable, match="moldiff bonds"):

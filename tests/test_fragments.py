@@ -134,6 +134,10 @@ class TestReplace:
         assert plan.heavy_atoms == (6, 9)
         assert plan.notes[0] == "replace: atom 4 (C), 5 (O); counted from 1"
 
+    def test_patterns_mean_what_they_mean_in_a_smiles(self, planned):
+        assert planned("CC1CC(O)CN1", replace="[OD1]").notes[0] == "replace: atom 5 (O); counted from 1"
+        assert planned("CCO", replace="[#1][O]").notes[0].startswith("replace: atom 3 (O), ")
+
     def test_no_larger_than_the_model_knows(self, planned):
         assert planned("CCCCCCCC", replace="[CH3]").heavy_atoms == (8, 9)
 
@@ -192,6 +196,8 @@ BAD = [
     ({"fix": "CC", "attach": (2,)}, "--attach 3: is a hydrogen; name the atom that bears it"),
     ({"fix": "CC(=O)C", "attach": (1,)}, "--attach 2 (C): has no hydrogen to replace, its valence is full"),
     ({"fix": "*CC", "attach": (1,)}, "--attach: the fragment marks its attachments by dummy atoms"),
+    ({"fix": "*C.O"}, "--fix: part 2, from atom 3 (O) on, has no attachment"),
+    ({"fix": "CC", "attach": ()}, "--attach: names no atom"),
     ({"fix": "*"}, "--fix: holds nothing but dummy atoms"),
     ({"fix": "O=C=O"}, "--fix: no atom of the fragment has a hydrogen to replace"),
     ({"fix": "CS"}, "--fix: atom 2 (S), counted from 1: the model knows H, C, N, O, N+"),
@@ -299,6 +305,49 @@ class TestVerification:
         known = planned("CC(=O)N", data=implicit, attach=(0,)).known
         mol = chem.with_hydrogens(chem.to_rdkit(known.molecule, implicit.vocabulary)[0])
         assert mol.GetNumAtoms() == 9 and is_kept(known, mol, implicit.vocabulary)
+
+    @pytest.mark.parametrize("smiles", ["*[C@@H](O)C#N", "*[C@H](O)C#N"])
+    def test_a_marked_bond_is_the_one_that_grows(self, planned, implicit, smiles):
+        """The hydrogen of a marked atom stays, and nothing new takes its place, which would invert the centre."""
+        given = embed(smiles)
+        known = fragments.plan(Wishes(fix=given), implicit, Sampler()).known
+        assert known.stay.tolist() == [1, -1, -1, -1]
+        pos = given.GetConformer().GetPositions()
+        mark, hydrogen = pos[0], pos[5]
+
+        def grown(*places: np.ndarray) -> Chem.Mol:
+            atoms = known.template(1, 4 + len(places), "cpu")[0]
+            new, bond = atoms.pos.clone(), atoms.bond.clone()
+            new[0, 4:] = torch.tensor(np.array(places))
+            bond[0, 0, 4:] = bond[0, 4:, 0] = 1
+            mols = chem.to_rdkit(atoms.replace(pos=new, bond=bond), implicit.vocabulary)
+            return chem.with_hydrogens(mols[0])
+
+        assert is_kept(known, grown(mark), implicit.vocabulary)
+        assert not is_kept(known, grown(hydrogen), implicit.vocabulary), "inverted"
+        assert not is_kept(known, grown(mark, hydrogen), implicit.vocabulary), "the hydrogen is gone"
+
+    def test_nitrogen_inverts_by_itself(self, planned, implicit):
+        known = planned("CN(C)*", data=implicit).known
+        assert known.stay.tolist() == [-1, 0, -1] and known.sides is None
+        assert planned("CC", data=implicit).known.stay is None, "any hydrogen may be replaced"
+
+    def test_an_analogue_of_a_molecule_with_labels_is_another(self, data):
+        labelled = embed("CC=N")
+        for atom in labelled.GetAtoms():
+            atom.SetAtomMapNum(atom.GetIdx() + 1)
+        parent = fragments.plan(Wishes(like=labelled), data, Sampler()).known.parent
+        assert parent == fragments.plan(Wishes(like=embed("CC=N")), data, Sampler()).known.parent
+
+    def test_a_seed_without_stereo_stands_for_all_isomers(self, case):
+        known, _, vocabulary = case
+        none = replace(known, pos=known.pos & False, atom=known.atom & False, bond=known.bond & False,
+                       closed=known.closed & False, parent="CC=N")  # fmt: skip
+        for smiles in ("[H]/N=C/C", "[H]/N=C\\C"):
+            mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+            AllChem.EmbedMolecule(mol, randomSeed=1)
+            assert objection(none, mol, chem.check(mol).mol, vocabulary) == "unchanged"
+            assert similarity(mol, "CC=N") == 1
 
     def test_reasons(self, case, data):
         known, mol, vocabulary = case

@@ -318,6 +318,9 @@ class TestRefusals:
             ({"formula": "C2H6O"}, "--formula C2H6O: 3 heavy atoms, model four molecules knows 1 to 2"),
             ({"formula": "C2H6"}, "--formula C2H6: 8 atoms, model four molecules knows 3 to 5"),
             ({"formula": "CH4", "heavy_atoms": 1}, "--formula CH4: it is --n-atoms that gives the size"),
+            ({"fix": "a.sdf"}, "fix='a.sdf': must be an RDKit molecule"),
+            ({"guidance": "2"}, "guidance='2': must be a number"),
+            ({"diverse": 5}, "diverse: no option of generate"),
         ],
         ids=str,
     )

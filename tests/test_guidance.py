@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from moldiff.conditions import Conditions
-from moldiff.guidance import AllowedAtoms, WithinValences, classifier_free, evaluations, guided
+from moldiff.guidance import AllowedAtoms, OnTheirSide, WithinValences, classifier_free, evaluations, guided
 from moldiff.molecule import BOND_CLASSES, Molecules, Prediction
 from moldiff.schedules import NoiseLevel
 
@@ -102,7 +102,7 @@ class TestValences:
             bond[0, i, j] = bond[0, j, i] = torch.tensor(logits)
         return Prediction(torch.zeros(1, n, 3), atom, bond)
 
-    def bonds(self, x0: Prediction, sigma: float = 0.1, known: tuple[tuple[int, int], ...] = ()) -> dict:
+    def bonds(self, x0: Prediction, sigma: float = 0.1, known: tuple[tuple[int, int], ...] = (), stay=None) -> dict:
         """Bonds that the guided estimate holds for likeliest."""
         b, n = x0.pos.shape[:2]
         mask = torch.ones(b, n, dtype=torch.bool)
@@ -110,11 +110,18 @@ class TestValences:
         level = NoiseLevel.free(noisy, torch.full((b,), sigma))
         for i, j in known:
             level.bond[:, i, j] = level.bond[:, j, i] = 0
-        guided_bonds = WithinValences(self.VOCABULARY)(x0, noisy, level).bond_logits.argmax(-1)[0]
+        guided_bonds = WithinValences(self.VOCABULARY, stay)(x0, noisy, level).bond_logits.argmax(-1)[0]
         assert torch.equal(guided_bonds, guided_bonds.T)
         return {(i, j): int(guided_bonds[i, j]) for i in range(n) for j in range(i, n) if guided_bonds[i, j]}
 
     SINGLE, WEAK, DOUBLE = [-5.0, 0, -5, -9], [-1.0, 0, -5, -9], [-9.0, -3, 0, -9]
+
+    def test_hydrogens_that_stay_take_their_valence_at_every_level(self):
+        x0 = self.estimate("O C C", {(0, 1): self.SINGLE, (0, 2): self.WEAK})
+        assert self.bonds(x0) == {(0, 1): 1, (0, 2): 1}
+        for sigma in (0.1, 2.0):
+            assert self.bonds(x0, sigma, stay=torch.tensor([1])) == {(0, 1): 1}
+            assert self.bonds(x0, sigma, stay=torch.tensor([-1])) == {(0, 1): 1, (0, 2): 1}
 
     def test_the_weakest_bond_goes(self):
         x0 = self.estimate("F C C", {(0, 1): self.SINGLE, (0, 2): self.WEAK})
@@ -170,3 +177,17 @@ class TestValences:
         same = (found.bond_logits == x0.bond_logits).flatten(1).all(1)
         assert torch.equal(same, fine)
         torch.testing.assert_close(found.bond_logits.sort(-1).values, x0.bond_logits.sort(-1).values)
+
+
+def test_what_is_bonded_to_a_marked_atom_lies_on_its_side():
+    pos = torch.tensor([[[0.0, 0, 0], [1, 0, 1], [1, 0, -1], [0, 0, -2]]])
+    bonds = torch.zeros(1, 4, 4, BOND_CLASSES)
+    bonds[..., 0] = 1
+    bonds[0, 0, 1:3] = bonds[0, 1:3, 0] = torch.tensor([0.0, 1, 0, 0])
+    x0 = Prediction(pos, torch.zeros(1, 4, TOKENS), bonds)
+    noisy = Molecules(
+        torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 4, 3), torch.zeros(1, 4).long(), torch.zeros(1, 4, 4).long()
+    )
+    found = OnTheirSide(torch.tensor([[0.0, 0, 3]]))(x0, noisy, NoiseLevel.free(noisy, torch.ones(1)))
+    assert found.pos[0].tolist() == [[0, 0, 0], [1, 0, 1], [1, 0, 1], [0, 0, -2]]
+    assert torch.equal(OnTheirSide(torch.zeros(1, 3))(x0, noisy, NoiseLevel.free(noisy, torch.ones(1))).pos, pos)

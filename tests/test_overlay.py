@@ -128,10 +128,14 @@ def test_files_are_read(tmp_path, methoxyethane):
     path = tmp_path / "two.sdf"
     records = [chem.sdf_record(mol, name, {}) for mol, name in [(methoxyethane, "ether"), (dummies("donor"), "donor")]]
     path.write_text("".join(records))
-    overlay = read_overlay(path, path)
+    one = tmp_path / "one.sdf"
+    one.write_text(records[0])
+    overlay = read_overlay(one, path)
     assert overlay.shape.GetNumAtoms() == methoxyethane.GetNumAtoms()
     assert [kind for mol in overlay.pharmacophore for kind, _ in features(mol)] == ["acceptor", "donor", "donor"]
     assert read_overlay(None, None) == Overlay()
+    with pytest.raises(RequestError, match=r"--shape .*two\.sdf: holds several molecules"):
+        read_overlay(path, None)
 
 
 def test_what_cannot_be_used_is_refused_with_the_reason(tmp_path, info):

@@ -188,8 +188,19 @@ def _print_set(meta: dict[str, Any], output: Path, seconds: float) -> None:
         typer.echo(f"  each with its row and reason in {output / 'dropped.csv'}")
     if computed := meta.get("settings", {}).get("computed"):
         typer.echo(f"computed by RDKit: {', '.join(computed)}")
+    if ambiguous := _named_as_computed(meta):
+        text = "read from the file; what generate and evaluate call by this name is RDKit's; rename it if it is another"
+        typer.echo(f"note: {', '.join(ambiguous)}: {text}", err=True)
     splits = ", ".join(f"{k} {v}" for k, v in meta["molecules"].items())
     typer.echo(f"{splits}; vocabulary {' '.join(meta['vocabulary'])}; {seconds:.0f} s → {output}")
+
+
+def _named_as_computed(meta: dict[str, Any]) -> list[str]:
+    """Properties of the file with names of those that RDKit computes."""
+    from moldiff.datasets.computed import UNITS
+
+    computed = meta.get("settings", {}).get("computed", ())
+    return [p["name"] for p in meta["properties"] if p["name"] in UNITS and p["name"] not in computed]
 
 
 @contextmanager

@@ -126,12 +126,15 @@ def collect(parts: Iterable[dict[str, Any]], chemnet: Moments | None = None) -> 
 
 
 def read_graph(smiles: str) -> Mol:
-    """The molecule of a SMILES without stereo. Raises :class:`ProfileError` if RDKit does not read it."""
+    """The molecule of a SMILES without stereo, and the hydrogens that told it.
+
+    Raises :class:`ProfileError` if RDKit does not read it.
+    """
     mol = Chem.MolFromSmiles(smiles)
     if mol is None:
         raise ProfileError(f"RDKit does not read the SMILES {smiles!r}; remove it")
     Chem.RemoveStereochemistry(mol)
-    return mol
+    return Chem.RemoveHs(mol)
 
 
 def fragments(mol: Mol) -> list[str]:

@@ -101,8 +101,9 @@ def evaluate(
 ) -> FileEvaluation:
     """Judge molecules as they are written: nothing is sanitised first, repaired or left out.
 
-    ``source``: a file (SDF, XYZ, SMILES, CSV, TSV, Parquet; ``column`` names the one with SMILES) or RDKit molecules;
-    those without coordinates stand for graphs, whose implied hydrogens are made atoms.
+    ``source``: a file (SDF, XYZ, SMILES, CSV, TSV, Parquet; ``column`` names the one with SMILES) or RDKit molecules
+    or records of :meth:`moldiff.generation.Generator.generate`; those without coordinates stand for graphs,
+    whose implied hydrogens are made atoms.
     ``reference``: "qm9", "moses" or a file, for novelty, distances and similarities. ``protocol``: "model-bonds",
     "edm-table" or "moses"; all that the source supports if None.
     ``strain``, ``posebusters``, ``xtb``: how many molecules, drawn at random by ``seed``, are relaxed by MMFF94s, checked
@@ -146,7 +147,10 @@ def _open(source: Path | str | Iterable[Mol | None], column: str | None) -> tupl
     """(file, records, kind)."""
     if isinstance(source, str | Path):
         return Path(source), read_records(Path(source), column), kind_of(Path(source))
-    mols = source if isinstance(source, Sequence) else list(source)
+    mols = [getattr(mol, "mol", mol) for mol in source]  # of records
+    for number, mol in enumerate(mols, 1):
+        if not (mol is None or isinstance(mol, Mol)):
+            raise ReportError(f"molecule {number} is {mol!r}; give RDKit molecules, records, or a file")
     if not mols:
         raise ReportError("no molecules given; pass at least one")
     spatial = any(mol is not None and mol.GetNumConformers() for mol in mols)

@@ -37,8 +37,7 @@ LONGEST_BOND, CLOSEST_OTHERS = 1.2, 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Conformer(Record):
-    """A record of a given molecule: sanitised, atoms in the order of its source, implied hydrogens behind
-    them."""
+    """A record of a given molecule: sanitised, atoms in the order of its source, implied hydrogens behind them."""
 
     title: str  # of the molecule in its source, or ""
     molecule: int  # its number there, from 1

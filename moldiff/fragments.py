@@ -136,6 +136,8 @@ def _cut_fragment(mol: Chem.Mol, attach: Sequence[int] | None) -> Cut:
         raise RequestError("--fix: holds nothing but dummy atoms (*); give the part that is to be kept")
     if dummies and attach is not None:
         raise RequestError("--attach: the fragment marks its attachments by dummy atoms (*) already; leave one out")
+    if attach is not None and not attach:
+        raise RequestError("--attach: names no atom; leave it out for all that have hydrogens")
     radicals = {a.GetIdx() for a in mol.GetAtoms() if a.GetNumRadicalElectrons() and a.GetAtomicNum() > 1}
     if dummies:
         return Cut(mol, dummies, radicals | _heavy_neighbours(mol, dummies))
@@ -143,8 +145,6 @@ def _cut_fragment(mol: Chem.Mol, attach: Sequence[int] | None) -> Cut:
         chosen = {a.GetIdx() for a in mol.GetAtoms() if a.GetAtomicNum() > 1 and _hydrogens(a)}
     else:
         chosen = {_attachment(mol, k) for k in attach}
-    if attach is not None and not chosen:
-        raise RequestError("--attach: names no atom; leave it out for all that have hydrogens")
     if not chosen | radicals:
         raise RequestError("--fix: no atom of the fragment has a hydrogen to replace; remove one, or mark it by *")
     return Cut(mol, {h for k in chosen for h in _hydrogens(mol.GetAtomWithIdx(k))}, chosen | radicals)

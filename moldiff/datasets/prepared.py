@@ -2,7 +2,7 @@
 
 A prepared set is a directory::
 
-    meta.json              vocabulary, histograms, marginals, coordinate scale, property units, counts, hashes
+    meta.json              vocabulary, compositions, marginals, coordinate scale, property units, counts, hashes
     train.safetensors      and valid / test: the flat arrays of :class:`Split`
     train.smi              and valid / test: canonical SMILES, one a line, same order (for novelty and FCD)
 """

@@ -317,11 +317,11 @@ def unmapped(mol: Chem.Mol) -> Chem.Mol:
 
 
 def smiles(mol: Chem.Mol, stereo: bool = True) -> str:
-    """Canonical SMILES of a sanitised molecule without explicit hydrogens and atom maps; the input is not changed.
+    """Canonical SMILES of a sanitised molecule without explicit hydrogens; the input is not changed.
 
     With ``stereo``, the one hydrogen that tells the two sides of a double bond apart stays: ``[H]/N=C/C``.
     """
-    copy = unmapped(mol)
+    copy = Chem.Mol(mol)
     with quiet():
         if not stereo:
             Chem.RemoveStereochemistry(copy)  # before the hydrogens, some of which RDKit keeps for their stereo

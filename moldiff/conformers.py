@@ -94,7 +94,8 @@ class GivenGraph:
         right = stereo.obey(self.mol, pos)
         if right is None:
             return chem.Verdict(None, "stereo")
-        return chem.check(Chem.RenumberAtoms(stereo.placed(self.mol, right), self.order))
+        whole = verdict.mol if right is pos else chem.check(stereo.placed(self.mol, right)).mol
+        return chem.Verdict(Chem.RenumberAtoms(whole, self.order), None)
 
 
 def _hydrogens_last(mol: Mol) -> list[int]:

@@ -1,12 +1,11 @@
 """What a network for a handful of evaluations is taught: to land with one long step where its teacher's short ones lead.
 
 The pupil walks as it will when it is used, but for colder draws of tokens, from noise down to σ ``UNTIL`` with its own few
-steps, and from every state on its
-way the teacher goes on to the next level in several. Where tokens are the likeliest ones and no noise is added, that is no
-matter of chance (progressive distillation, Salimans & Ho 2022, arXiv 2202.00512, on the pupil's own states as in Ross et al.
-2011, https://proceedings.mlr.press/v15/ross11a.html). Of the pupil's second-order step only the rest is to be learned: it
-begins as its teacher, whose few steps are good already. Below ``UNTIL`` the teacher goes on itself
-(:class:`moldiff.relay.Relay`).
+steps, and from every state on its way the teacher goes on to the next level in several. Where tokens are the likeliest ones
+and no noise is added, that is no matter of chance (progressive distillation, Salimans & Ho 2022, arXiv 2202.00512, on the
+pupil's own states as in Ross et al. 2011, https://proceedings.mlr.press/v15/ross11a.html). Of the pupil's second-order step
+only the rest is to be learned: it begins as its teacher, whose few steps are good already. Below ``UNTIL`` the teacher goes
+on itself (:class:`moldiff.relay.Relay`).
 """
 
 import math

@@ -59,16 +59,15 @@ def is_kept(known: Known, mol: Chem.Mol, vocabulary: Sequence[str]) -> bool:
 
 def similarity(mol: Chem.Mol, parent: str) -> float:
     """Tanimoto similarity to a molecule given as SMILES: Morgan fingerprints of radius 2 and 2048 bits, no chirality."""
-    return round(DataStructs.TanimotoSimilarity(_fingerprint(mol), _parent_fingerprint(parent)), 4)
+    from moldiff.metrics.druglike import graph
+    from moldiff.metrics.fingerprints import long_fingerprint
+
+    return round(DataStructs.TanimotoSimilarity(long_fingerprint(graph(mol)), _parent_fingerprint(parent)), 4)
 
 
 @lru_cache(maxsize=8)
 def _parent_fingerprint(smiles: str) -> DataStructs.ExplicitBitVect:
-    return _fingerprint(Chem.AddHs(Chem.MolFromSmiles(smiles)))
-
-
-def _fingerprint(mol: Chem.Mol) -> DataStructs.ExplicitBitVect:
-    from moldiff.metrics.druglike import graph
     from moldiff.metrics.fingerprints import long_fingerprint
+    from moldiff.metrics.profiles import read_graph
 
-    return long_fingerprint(graph(mol))
+    return long_fingerprint(read_graph(smiles))

@@ -344,7 +344,7 @@ def _match(mol: Chem.Mol, fragment: Chem.Mol) -> tuple[int, ...]:
 
 def _smiles(mol: Chem.Mol) -> str:
     """With the stereo of its coordinates, as those of records are."""
-    copy = Chem.Mol(mol)
+    copy = chem.unmapped(mol)
     with chem.quiet():
         Chem.AssignStereochemistryFrom3D(copy)
     return chem.smiles(copy)

@@ -366,6 +366,14 @@ def test_a_chiral_set_has_no_distance_from_itself(tmp_path):
     assert found.value == pytest.approx(0, abs=1e-4)
 
 
+def test_labels_of_atoms_make_no_other_molecule(tmp_path):
+    path = tmp_path / "labelled.smi"
+    path.write_text("CCO\n[CH3:1][CH2:2][OH:3]\nCC[OH:7]\nCCN\n")
+    (tmp_path / "known.smi").write_text("[CH3:1][CH2:2][NH2:3]\n")
+    found = evaluate_file(path, tmp_path / "known.smi", fcd=False, protocol="model-bonds").evaluation
+    assert [(found[name].numerator, found[name].denominator) for name in ("unique", "novel")] == [(2, 4), (1, 2)]
+
+
 def test_what_is_compared_is_there_where_nothing_is_connected(smi, tmp_path):
     (tmp_path / "loose.smi").write_text("C.O\nCC.N\n")
     found = evaluate_file(tmp_path / "loose.smi", smi, fcd=False, protocol="model-bonds").evaluation

@@ -17,7 +17,7 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from moldiff import judging
-from moldiff.chem import ORDERS, check, relax, smiles, token_name, unmapped
+from moldiff.chem import ORDERS, check, relax, smiles, token_name
 from moldiff.datasets.computed import compute
 from moldiff.datasets.prepared import Structure
 from moldiff.datasets.records import Record
@@ -112,7 +112,6 @@ def _read(record: Record, options: Curation) -> Mol:
         raise Unusable("unreadable", reason)
     if mol.GetNumAtoms() == 0:
         raise Unusable("unreadable", "no atoms")
-    mol = unmapped(mol)
     if record.kind == "xyz":
         mol = _bonded(mol, options.charge)
     else:

@@ -10,7 +10,7 @@ from rdkit import Chem
 from rdkit.Chem import Mol
 from rdkit.Geometry import Point3D
 
-from moldiff.chem import parse_sdf_record, quiet
+from moldiff.chem import parse_sdf_record, quiet, unmapped
 from moldiff.datasets.laying import lay_smiles
 
 Kind = Literal["sdf", "xyz", "smiles", "mol", "conformer"]
@@ -31,7 +31,8 @@ class Record(NamedTuple):
     reason: str = ""
 
     def read(self) -> tuple[Mol | None, str]:
-        """(the molecule, "") or (None, why there is none): nothing is sanitised, repaired or left out.
+        """(the molecule, "") or (None, why there is none): nothing is sanitised, repaired or left out,
+        but atom map numbers, which are no part of a molecule.
 
         XYZ: atoms and coordinates without bonds. SMILES, and molecules given without coordinates: the hydrogens that
         they imply are made atoms, since nobody writes them there.
@@ -39,7 +40,8 @@ class Record(NamedTuple):
         if self.reason:
             return None, self.reason
         with quiet():
-            return _READ[self.kind](self.text)
+            mol, reason = _READ[self.kind](self.text)
+        return (None if mol is None else unmapped(mol)), reason
 
 
 def records_of(mols: Iterable[Mol | None]) -> Iterator[Record]:

@@ -12,7 +12,7 @@ import pandas as pd
 from rdkit import Chem, RDConfig
 from rdkit.Chem import QED, Crippen, Descriptors, Mol, rdMolDescriptors
 
-from moldiff.chem import quiet, unmapped
+from moldiff.chem import quiet
 from moldiff.errors import MoldiffError
 from moldiff.metrics.alerts import CATALOGUES, alerts
 from moldiff.metrics.core import Metric, rate
@@ -75,7 +75,6 @@ def graph(mol: Mol) -> Mol | None:
         copy, _ = sanitised(mol)
         if copy is None:
             return None
-        copy = unmapped(copy)
         copy.RemoveAllConformers()
         Chem.RemoveStereochemistry(copy)  # first: hydrogens that define a double bond's stereo would be kept otherwise
         copy = Chem.RemoveHs(copy, sanitize=False)

@@ -4,7 +4,7 @@ import pandas as pd
 from rdkit import Chem
 from rdkit.Chem import Mol, SanitizeFlags
 
-from moldiff.chem import SANITISE, quiet, unmapped
+from moldiff.chem import SANITISE, quiet
 from moldiff.errors import MoldiffError
 from moldiff.metrics.core import Metric, Reference, rate
 
@@ -86,14 +86,14 @@ def sanitised(mol: Mol) -> tuple[Mol | None, str]:
 
 
 def flat_smiles(mol: Mol) -> str:
-    """Canonical SMILES of a sanitised molecule without stereo, explicit hydrogens and atom maps."""
-    copy = unmapped(mol)
+    """Canonical SMILES of a sanitised molecule without stereo and without explicit hydrogens."""
+    copy = Chem.Mol(mol)
     Chem.RemoveStereochemistry(copy)  # first: hydrogens that define a double bond's stereo would be kept otherwise
     return Chem.MolToSmiles(Chem.RemoveHs(copy, sanitize=False), isomericSmiles=False)
 
 
 def _stereo_smiles(mol: Mol) -> str:
-    copy = unmapped(mol)
+    copy = Chem.Mol(mol)
     if copy.GetNumConformers() and copy.GetConformer().Is3D():
         Chem.AssignStereochemistryFrom3D(copy)
     return Chem.MolToSmiles(Chem.RemoveHs(copy, sanitize=False))

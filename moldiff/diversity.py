@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
-from rdkit.Chem import MolFromSmiles
 from rdkit.SimDivFilters.rdSimDivPickers import MaxMinPicker
 
 from moldiff.errors import RequestError
@@ -30,12 +29,12 @@ def diverse(records: Iterable[R], n: int) -> list[R]:
 
 def pick_diverse(smiles: Iterable[str], n: int) -> Sequence[int]:
     """The same, for SMILES: the positions picked, ascending. Memory: a fingerprint of 256 bytes a molecule."""
-    from moldiff.metrics.druglike import graph
     from moldiff.metrics.fingerprints import long_fingerprint
+    from moldiff.metrics.profiles import read_graph
 
     if n < 1:
         raise RequestError(f"--diverse {n}: pick at least one molecule")
-    vectors = [long_fingerprint(graph(MolFromSmiles(text))) for text in smiles]
+    vectors = [long_fingerprint(read_graph(text)) for text in smiles]
     if len(vectors) <= n:
         return range(len(vectors))
     return sorted(MaxMinPicker().LazyBitVectorPick(vectors, len(vectors), n, seed=SEED))

@@ -8,6 +8,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import DataStructs
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
+from rdkit.SimDivFilters.rdSimDivPickers import MaxMinPicker
 
 import moldiff
 from moldiff.diversity import pick_diverse
@@ -53,6 +54,14 @@ def test_one_of_each_family():
 def test_all_are_picked_where_there_are_no_more():
     assert list(pick_diverse(SMILES[:3], 3)) == list(pick_diverse(SMILES[:3], 9)) == [0, 1, 2]
     assert list(pick_diverse([], 3)) == []
+
+
+def test_the_fingerprints_are_those_of_the_smiles():
+    """Hydrogens that are implied count: without them, another of these would be picked."""
+    texts = ["C#CC1CC1C#C", "CCC(O)CCC#N", "N#Cc1ccccc1", "CCN(C)C(N)=O", "CC1=CCOCC1C", "C1=NCCCO1"]
+    generator = GetMorganGenerator(radius=2, fpSize=2048)
+    vectors = [generator.GetFingerprint(Chem.MolFromSmiles(text)) for text in texts]
+    assert pick_diverse(texts, 3) == sorted(MaxMinPicker().LazyBitVectorPick(vectors, len(vectors), 3, seed=0))
 
 
 def test_stereo_and_hydrogens_do_not_matter():

@@ -51,6 +51,8 @@ MEANINGS = {
 def druglike_facts(mol: Mol | None) -> dict[str, float | int | bool | str | None]:
     """Drug-likeness of one molecule, None in every column where RDKit does not sanitise it as given.
 
+    Hydrogens must be atoms, as they are in all that moldiff writes: none is implied (``Chem.AddHs`` before, of a SMILES).
+
     qed (10.1038/nchem.1243), sa (synthetic accessibility, 1 easy to 10, 10.1186/1758-2946-1-8), logp (Crippen,
     10.1021/ci990307l), weight (g/mol), tpsa (Å², 10.1021/jm000942e), fsp3 (share of sp3 carbons), hbd and hba
     (hydrogen-bond donors and acceptors), rotatable_bonds, lipinski_violations (of four, 10.1016/S0169-409X(00)00129-0),

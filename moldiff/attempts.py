@@ -1,17 +1,20 @@
 """Seeds → raw molecules. Attempt k of seed s is one molecule, whatever is sampled with it.
 
 Its noise comes from a stream keyed by (s, k), its size from place k of a low-discrepancy sequence of s; batches hold molecules
-of one exact size, and the arithmetic on one molecule does not depend on its batch.
+of one exact size, and the arithmetic on one molecule does not depend on its batch. Where the weights are used to it
+(``quality.tries``), an attempt whose rings are not those that it was told begins anew, with the next noise of its stream.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
+from moldiff import chem
 from moldiff.conditions import Conditions, draw_values
 from moldiff.draws import Drawn
 from moldiff.errors import RequestError
@@ -29,8 +32,8 @@ from moldiff.schedules import NoiseLevel
 def sample_attempts(
     model: Model, request: Request, indices: Sequence[int], batch_size: int | None = None,
     tick: Tick = lambda work: None,
-) -> Molecules:  # fmt: skip
-    """The raw molecules of these attempts, in their order, padded to the largest, on the CPU."""
+) -> tuple[Molecules, Integer[np.ndarray, " b"]]:  # fmt: skip
+    """The raw molecules of these attempts, in their order, padded to the largest, on the CPU; and how often each was tried."""
     random = KeyedRandomness(request.seed, indices, model.device)
     values, sizes = draw_request(model.data, request, random)
     return sample_sizes(model, request, random, sizes, values, batch_size, tick)
@@ -39,8 +42,27 @@ def sample_attempts(
 def sample_sizes(
     model: Model, request: Request, random: KeyedRandomness, sizes: Drawn,
     values: Float[np.ndarray, "b properties"] | None, batch_size: int | None = None, tick: Tick = lambda work: None,
+) -> tuple[Molecules, Integer[np.ndarray, " b"]]:  # fmt: skip
+    """Raw molecules of these sizes and property values, in their order, on the CPU; and how often each was tried."""
+    told = told_values(model, request, sizes, values)
+    tries = np.zeros(len(sizes), dtype=int)
+    made: dict[int, Molecules] = {}
+    rows = np.arange(len(sizes))
+    while len(rows) and tries.max(initial=0) < model.config.quality.tries:
+        asked = None if values is None else values[rows]
+        found = _once(model, request, random.select(rows.tolist()), sizes.select(rows), asked, batch_size, tick)
+        made |= dict(zip(rows.tolist(), found.split(), strict=True))
+        tries[rows] += 1
+        rows = rows[misses_rings(model.data, found, told[rows])]
+        tick = partial(_without_work, tick)  # a bar counts molecules
+    return Molecules.collate([made[k] for k in range(len(sizes))]), tries
+
+
+def _once(
+    model: Model, request: Request, random: KeyedRandomness, sizes: Drawn,
+    values: Float[np.ndarray, "b properties"] | None, batch_size: int | None, tick: Tick,
 ) -> Molecules:  # fmt: skip
-    """Raw molecules of these sizes and property values, in their order, on the CPU."""
+    """From noise to molecules, once."""
     batch = batch_size or BATCH[model.device.type]
     parts: dict[int, Molecules] = {}
     with inference():
@@ -51,6 +73,41 @@ def sample_sizes(
             sampled = alike.sample(random.select(positions), atoms, batch)
             parts |= dict(zip(positions, sampled.to("cpu").split(), strict=True))
         return Molecules.collate([parts[k] for k in range(len(sizes))])
+
+
+def _without_work(tick: Tick, work: float) -> None:
+    tick(0.0)
+
+
+def told_values(
+    model: Model, request: Request, sizes: Drawn, values: Float[np.ndarray, "b properties"] | None
+) -> Float[np.ndarray, "b properties"]:
+    """What each molecule is told of its properties, in physical units; NaN: nothing.
+
+    What is asked for; where the weights are used to it and nothing else is known, the rest as the training molecule has it.
+    """
+    told = np.full((len(sizes), len(model.data.properties)), np.nan)
+    whole = request.known is None and not request.guides
+    if model.config.quality.told_properties and whole and sizes.properties is not None:
+        told = sizes.properties
+    return told if values is None else np.where(np.isnan(values), told, values)
+
+
+def misses_rings(
+    data: DataInfo, molecules: Molecules, told: Float[np.ndarray, "b properties"]
+) -> Bool[np.ndarray, " b"]:
+    """Which molecules have other rings than they were told, by number, aromatic ones or size, as far as they were told.
+
+    Those that RDKit does not sanitise have none that could be counted, and miss nothing.
+    """
+    columns = {p.name: k for k, p in enumerate(data.properties) if p.name in chem.RING_COUNTS}
+    expected = told[:, list(columns.values())]
+    if not columns or np.isnan(expected).all():
+        return np.zeros(len(molecules), dtype=bool)
+    mols = chem.to_rdkit(molecules, data.vocabulary)
+    found = [chem.ring_counts(mol, list(columns), data.hydrogens) for mol in mols]
+    counted = np.array([[np.nan] * len(columns) if counts is None else counts for counts in found], dtype=float)
+    return (np.abs(counted - expected) > 0.5).any(1)  # False beside NaN
 
 
 def draw_request(
@@ -135,11 +192,8 @@ class SameSize:
     def conditions(self, rows: Integer[np.ndarray, " b"]) -> Conditions:
         properties = self.model.data.properties
         quality, whole = self.model.config.quality, self.request.known is None and not self.request.guides
-        told = np.full((len(rows), len(properties)), np.nan)
-        if quality.told_properties and whole and self.sizes.properties is not None:
-            told = self.sizes.properties[rows]
-        if self.values is not None:
-            told = np.where(np.isnan(self.values[rows]), told, self.values[rows])
+        aims = None if self.values is None else self.values[rows]
+        told = told_values(self.model, self.request, self.sizes.select(rows), aims)
         values = torch.from_numpy(told).float()
         heavy, composition = (torch.from_numpy(of[rows]) for of in (self.sizes.heavy, self.sizes.composition))
         asked = self.values is not None or self.request.formula is not None

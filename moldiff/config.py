@@ -91,7 +91,8 @@ class QualityConfig:
     """How these weights are sampled: network evaluations of each named quality (README.md, "Results"), time grid (one of
     :data:`moldiff.schedules.GRIDS`), whether tokens are clean (:class:`moldiff.samplers.Sampler`), and what every molecule
     is told where nothing is asked for: a composition drawn from the training data, and the properties of a training molecule
-    of this composition."""
+    of this composition. ``tries``: how often an attempt is made at most, from new noise, until its rings are those that it was
+    told; 1 takes it as it comes."""
 
     fast: int = 30
     balanced: int = 50
@@ -100,6 +101,7 @@ class QualityConfig:
     clean_tokens: bool = False
     told_composition: bool = False
     told_properties: bool = False
+    tries: int = 1
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": DEEP,
         "process": dict(temperature=1.0),
         "train": dict(steps=20_000, batch=128, lr=2e-3, drop_composition=0.2, drop_all=0.2, keep_all=0.4),
-        "quality": dict(clean_tokens=True, told_composition=True, told_properties=True),
+        "quality": dict(clean_tokens=True, told_composition=True, told_properties=True, tries=3),
     },
     # and that of qm9-small
     "leads-small": {

@@ -163,6 +163,11 @@ class SizeDraw:
         if self.known is not None and not self.known.grows:  # of a molecule like it any atom may become another
             unknown = np.zeros((b, len(self.is_heavy)), dtype=int)
             return Drawn(np.full(b, len(self.known)), unknown.sum(1), unknown)
+        if values is None and atoms is None:  # the same odds for all
+            cdf = table.counts.cumsum() / table.counts.sum()
+            row = np.searchsorted(cdf, uniform, side="right").clip(max=len(table) - 1)
+            composition, properties = table.composition[row], table.properties[row]
+            return self._with(composition, properties, composition[:, self.made].sum(1))
         composition = np.empty((b, len(self.is_heavy)), dtype=int)
         properties = np.empty((b, len(self.std)))
         for start in range(0, b, DRAWN):
@@ -177,9 +182,13 @@ class SizeDraw:
             row = (cdf <= uniform[few, None]).sum(1).clip(max=len(table) - 1)
             composition[few] = table.composition[row] * (total > 0)
             properties[few] = np.where(total > 0, table.properties[row], np.nan)
-        heavy = composition[:, self.is_heavy].sum(1)
-        made = composition[:, self.made].sum(1) if atoms is None else atoms
-        return Drawn(made, heavy, composition * self.told, properties)
+        return self._with(composition, properties, composition[:, self.made].sum(1) if atoms is None else atoms)
+
+    def _with(
+        self, composition: Integer[np.ndarray, "b elements"], properties: Float[np.ndarray, "b properties"],
+        atoms: Integer[np.ndarray, " b"],
+    ) -> Drawn:  # fmt: skip
+        return Drawn(atoms, composition[:, self.is_heavy].sum(1), composition * self.told, properties)
 
     def _nearness(self, values: np.ndarray, possible: Bool[np.ndarray, "b rows"]) -> Float[np.ndarray, "b rows"]:
         """How much each row counts by its distance from what is asked for, beyond that of the nearest.

@@ -20,14 +20,19 @@ PARQUET_ROWS = 10_000  # held in memory at a time
 
 def sdf_text(record: Record, provenance: dict[str, Any], mol: Any = None) -> str:
     """The record as an SDF has it, unknown scores left out; ``mol``: another conformer of its molecule to write."""
-    row = {**record_row(record), **provenance}
+    row = {**record_row(record), **of_outcome(record, provenance)}
     scores = {name: value for name, value in record.scores.items() if value is not None}
     return chem.sdf_record(record.mol if mol is None else mol, record.id, {k: row[k] for k in COLUMNS} | scores)
 
 
 def reject_text(reject: Reject, provenance: dict[str, Any]) -> str:
-    tags = {"reason": reject.reason, "seed": reject.seed, "index": reject.index, **provenance}
+    tags = {"reason": reject.reason, "seed": reject.seed, "index": reject.index, **of_outcome(reject, provenance)}
     return chem.sdf_record(reject.mol, reject.id, tags)
+
+
+def of_outcome(outcome: Record | Reject, provenance: dict[str, Any]) -> dict[str, Any]:
+    """``provenance`` tells the network evaluations of one try; with those of all tries of an attempt."""
+    return provenance | {"evaluations": provenance["evaluations"] * outcome.tries}
 
 
 def record_row(record: Record) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from moldiff import chem, fragment_checks, fragments
 from moldiff.attempts import asked_values, sample_attempts
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     from moldiff.conformers import Conformer
     from moldiff.perception import Perceived
 
+EXACT = chem.Chem.PropertyPickleOptions.CoordsAsDouble  # RDKit rounds coordinates to single precision otherwise
 PER_WORKER = 128  # molecules asked for that make a further process worth its start
 
 
@@ -150,9 +150,9 @@ class Generator:
         if tally.kept >= request.n:
             return
         with closing(self._raw(request, tally, workers, batch_size, tick)) as raw:
-            for index, mol in raw:
+            for index, mol, tries in raw:
                 identity = f"{prefix}-{index:08d}"
-                outcome = self._judge(request, identity, index, mol, seen)
+                outcome = replace(self._judge(request, identity, index, mol, seen), tries=tries)
                 tally.add(outcome)
                 yield outcome
                 if tally.kept >= request.n:
@@ -187,6 +187,8 @@ class Generator:
         """Eight hex digits for what decides molecules besides the tensors of the weights: what is drawn, and how it is told."""
         config, data = self.model.config, self.model.data
         told = config.quality.told_composition, config.quality.told_properties
+        if config.quality.tries > 1:
+            told = (*told, config.quality.tries)
         decisive = (
             config.process,
             told,
@@ -289,6 +291,11 @@ class Generator:
             "hydrogens": data.hydrogens,
             **({"hydrogens by": f"{self.placer.config.preset} ({self.placer.sha256[:16]})"} if self.placer else {}),
             "evaluations": {name: getattr(config.quality, name) for name in QUALITIES},
+            **(
+                {"tries": f"up to {config.quality.tries}, until the rings are as told"}
+                if config.quality.tries > 1
+                else {}
+            ),
             **({"fast by": f"{self.pupil.name} ({self.pupil.hash[:16]})"} if self.pupil else {}),
             "told": [what for what in ("composition", "properties") if getattr(config.quality, f"told_{what}")],
             "heavy atoms": "{}-{}".format(*data.heavy_range),
@@ -314,12 +321,13 @@ class Generator:
 
     def _raw(
         self, request: Request, tally: Tally, workers: int, batch_size: int | None, tick: Tick
-    ) -> Iterator[tuple[int, "Chem.Mol"]]:
-        """Unjudged molecules in the order of their index. ``tally`` is kept up to date by the caller."""
+    ) -> Iterator[tuple[int, "Chem.Mol", int]]:
+        """Unjudged molecules in the order of their index, and how often each was tried. ``tally`` is kept up to date by the
+        caller."""
         if workers > 1:
             crew = Workers(workers, _prepare_worker, str(self.path), self.device, self.compiled, batch_size)
         else:
-            crew = Here(partial(_work, self.model, batch_size, tick))
+            crew = Here(partial(_work, self, batch_size, tick))
         windows = Windows(request, tally, workers, MOST[self.model.device.type])
         under_way: list[range] = []
         with crew:
@@ -329,9 +337,9 @@ class Generator:
                     under_way.append(window)
                 if not under_way:
                     return
-                arrays = crew.result(lambda: tick(0.0))
-                molecules = Molecules(*map(torch.from_numpy, arrays))
-                yield from zip(under_way.pop(0), self.to_rdkit(molecules), strict=True)
+                made = crew.result(lambda: tick(0.0))
+                for index, (binary, tries) in zip(under_way.pop(0), made, strict=True):
+                    yield index, chem.Chem.Mol(binary), tries
 
     def _judge(self, request: Request, identity: str, index: int, mol: "Chem.Mol", seen: set[str]) -> Record | Reject:
         accepted, reason = chem.check(mol)
@@ -410,12 +418,16 @@ def _loaded(path: Path, device: str, compiled: bool) -> Model:
 
 def _prepare_worker(
     path: str, device: str, compiled: bool, batch_size: int | None
-) -> Callable[..., tuple[np.ndarray, ...]]:
+) -> Callable[..., list[tuple[bytes, int]]]:
     """What a worker process does with each window; runs once in it."""
-    return partial(_work, _loaded(Path(path), device, compiled), batch_size, lambda work: None)
+    generator = Generator(_loaded(Path(path), device, compiled), Path(path).stem, Path(path), device, compiled)
+    return partial(_work, generator, batch_size, lambda work: None)
 
 
-def _work(model: Model, batch_size: int | None, tick: Tick, request: Request, indices: range) -> tuple[np.ndarray, ...]:
-    """Arrays travel between processes by value; tensors would need shared memory, which containers are short of."""
-    m = sample_attempts(model, request, indices, batch_size, tick)
-    return m.mask.numpy(), m.pos.numpy(), m.atom.numpy(), m.bond.numpy()
+def _work(
+    generator: Generator, batch_size: int | None, tick: Tick, request: Request, indices: range
+) -> list[tuple[bytes, int]]:
+    """The molecules as RDKit has them, hydrogens placed, to the last bit; and how often each was tried."""
+    molecules, tries = sample_attempts(generator.model, request, indices, batch_size, tick)
+    mols = generator.to_rdkit(molecules)
+    return [(mol.ToBinary(EXACT), count) for mol, count in zip(mols, tries.tolist(), strict=True)]

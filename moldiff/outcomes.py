@@ -21,6 +21,7 @@ class Record:
     index: int  # attempt k of the seed
     scores: dict[str, float | int | bool | str | None] = field(default_factory=dict)  # by column, where asked for
     relaxed: "Chem.Mol | None" = None  # the same molecule in another conformer, where asked for
+    tries: int = 1  # from noise to a molecule, of which this is the last
 
     @property
     def heavy_atoms(self) -> int:
@@ -36,6 +37,7 @@ class Reject:
     reason: str
     seed: int
     index: int
+    tries: int = 1
 
 
 @dataclass
@@ -45,9 +47,11 @@ class Tally:
     next_index: int = 0
     kept: int = 0
     rejected: Counter = field(default_factory=Counter)
+    tries: int = 0
 
     def add(self, outcome: Record | Reject) -> None:
         self.next_index = outcome.index + 1
+        self.tries += outcome.tries
         if isinstance(outcome, Record):
             self.kept += 1
         else:

@@ -135,7 +135,7 @@ class Output:
             return Tally(), {}
         try:
             state = json.loads(self.state.read_text())
-            tally = Tally(state["next_index"], state["kept"], Counter(state["rejected"]))
+            tally = Tally(state["next_index"], state["kept"], Counter(state["rejected"]), state["tries"])
             identity, sizes = state["identity"], state["bytes"]
         except (ValueError, KeyError) as error:
             raise self._damaged(self.state) from error
@@ -182,7 +182,7 @@ class Output:
             tally, sizes = reached
             state = {
                 "identity": self.identity, "next_index": tally.next_index, "kept": tally.kept,
-                "rejected": tally.rejected, "bytes": sizes, "ended": ended,
+                "rejected": tally.rejected, "tries": tally.tries, "bytes": sizes, "ended": ended,
             }  # fmt: skip
             with write_atomically(self.state) as temporary:
                 temporary.write_text(json.dumps(state))

@@ -166,7 +166,9 @@ class Study:
         sizes = SizeDraw(model.data)(random.spread(), asked, self.atoms)
         with bar(f"guidance {weight:g}") as shown:
             task = shown.add_task("", total=len(sizes))
-            molecules = sample_sizes(model, request, random, sizes, asked, tick=lambda work: shown.advance(task, work))
+            molecules, _ = sample_sizes(
+                model, request, random, sizes, asked, tick=lambda work: shown.advance(task, work)
+            )
         return self.generator.to_rdkit(molecules)
 
 

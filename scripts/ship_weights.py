@@ -17,7 +17,7 @@ from moldiff.datasets.prepared import learned_from, read_split
 from moldiff.doctor import golden_sample
 from moldiff.generation import Generator
 from moldiff.model import Model
-from moldiff.model_file import DataInfo, TrainedNetwork
+from moldiff.model_file import HISTORY, DataInfo, TrainedNetwork
 from moldiff.predictions import HELPERS
 
 WEIGHTS = Path(__file__).parent.parent / "moldiff" / "weights"
@@ -52,7 +52,8 @@ def main() -> None:
     process = dataclasses.replace(trained.config.process, temperature=named.process.temperature)
     config = dataclasses.replace(trained.config, quality=named.quality, process=process)
     data = with_examples(trained.data, arguments.examples) if arguments.examples else trained.data
-    model = Model(config, data, trained.info).eval().requires_grad_(False)
+    history = {k: trained.info[k] for k in HISTORY if k in trained.info}
+    model = Model(config, data, history).eval().requires_grad_(False)
     model.network.load_state_dict(trained.network.state_dict())
     generator = Generator(model, arguments.name, arguments.source)
     model.info |= {"golden": golden_sample(generator)}

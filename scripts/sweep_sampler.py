@@ -134,7 +134,7 @@ def measure(generator: Generator, settings: Row, reference: Moments | None) -> R
         clean_tokens=settings["tokens"] == "clean",
     )  # fmt: skip
     start = time.process_time()
-    molecules = sample_attempts(generator.model, Request(n, settings["seed"], sampler), range(n))
+    molecules, _ = sample_attempts(generator.model, Request(n, settings["seed"], sampler), range(n))
     cost = time.process_time() - start
     mols = generator.to_rdkit(molecules)
     evaluation = evaluate(mols, strain=settings["relaxed"])

@@ -1,5 +1,6 @@
 """What is drawn before molecules are made: compositions as in the training data, by what is asked for and known."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
 
@@ -7,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROWS, drawn, with_compositions
+from scipy.sparse.csgraph import connected_components
 
-from moldiff.attempts import SameSize, draw_request, sample_attempts, sample_sizes
-from moldiff.conditions import Target
+from moldiff.attempts import SameSize, draw_request, misses_rings, sample_attempts, sample_sizes
+from moldiff.conditions import Property, Target
 from moldiff.config import Config, QualityConfig, preset
 from moldiff.draws import Drawn
 from moldiff.guidance import WithinValences
 from moldiff.model import Model
-from moldiff.molecule import split_token
+from moldiff.molecule import Molecules, split_token
 from moldiff.requests import Request, choose_sampler
 from moldiff.samplers import KeyedRandomness, Sampler
 from moldiff.valences import STRICT_VALENCES
@@ -45,7 +47,7 @@ class TestNetwork:
         for heavy, row in [(3, (4, 2, 1, 0)), (3, (4, 2, 0, 1)), (3, (0,) * 4), (2, (0,) * 4), (0, (0,) * 4)]:
             sizes = Drawn(np.array([7]), np.array([heavy]), np.array([row]))
             request = Request(1, formula="C2H4O", sampler=Sampler(steps=2))
-            found.append(sample_sizes(model, request, KeyedRandomness(0, [0]), sizes, None).pos)
+            found.append(sample_sizes(model, request, KeyedRandomness(0, [0]), sizes, None)[0].pos)
         assert not any(torch.equal(one, other) for one, other in combinations(found, 2))
 
     def test_no_atom_has_more_bonds_than_it_can(self, model, monkeypatch):
@@ -54,7 +56,7 @@ class TestNetwork:
         crowded = []
         for below in (-1.0, WithinValences.BELOW):
             monkeypatch.setattr(WithinValences, "BELOW", below)
-            made = sample_attempts(model, Request(32, sampler=Sampler(steps=3)), range(32))
+            made, _ = sample_attempts(model, Request(32, sampler=Sampler(steps=3)), range(32))
             crowded.append(int((made.bond.sum(-1) > most[made.atom])[made.mask].sum()))
         assert crowded[0] > crowded[1] == 0
 
@@ -70,14 +72,14 @@ class TestNetwork:
         monkeypatch.setattr(Model, "denoise", spy)
         request = Request(12, seed=3, sampler=Sampler(steps=2), targets=(Target("gap", 5.0, 8.0),), guidance=1.0)
         _, sizes = draw_request(model.data, request, KeyedRandomness(3, range(12)))
-        together = sample_attempts(model, request, range(12), batch_size=4).split()
+        together = sample_attempts(model, request, range(12), batch_size=4)[0].split()
         for size, heavy, composition in told:
             assert torch.equal(size, composition.sum(1)) and torch.equal(heavy, composition[:, 1:].sum(1))
         seen = {tuple(row) for *_, composition in told for row in composition.tolist()}
         assert seen == set(drawn(sizes)) and len(seen) > 2
         for k in range(12):
             del told[:]
-            alone = sample_attempts(model, request, [k])
+            alone, _ = sample_attempts(model, request, [k])
             assert torch.equal(alone.pos, together[k].pos)
             assert told and all((heavy == sizes.heavy[k]).all() for _, heavy, _ in told)
             assert all((composition == torch.tensor(sizes.composition[k])).all() for *_, composition in told)
@@ -145,6 +147,66 @@ class TestNetwork:
 
         monkeypatch.setattr(Model, "denoise", spy)
         request = Request(5, formula="C2H4O", sampler=Sampler(steps=2))
-        assert sample_attempts(model, request, range(5)).size.tolist() == [7] * 5
+        assert sample_attempts(model, request, range(5))[0].size.tolist() == [7] * 5
         assert told and all((c.heavy == 3).all() for c in told)
         assert all((c.composition == torch.tensor([4, 2, 0, 1])).all() for c in told)
+
+
+class TestTries:
+    """Attempts begin anew until their rings are those that they were told, if the weights are used to it."""
+
+    ASKED = Request(40, seed=1, sampler=Sampler(steps=3), targets=(Target("rings", 1.0, 1.0),), guidance=1.0)
+
+    @pytest.fixture
+    def tried(self, info, monkeypatch) -> Callable[..., tuple[Molecules, np.ndarray]]:
+        """What a random network makes of the attempts of these numbers, in so many tries at most."""
+        rings = Property("rings", "", 1.0, 1.0, 0.0, 4.0)
+        data = replace(info, vocabulary=("C", "N", "O"), atom_marginal=(0.6, 0.2, 0.2), hydrogens="implicit")
+        rows = [(2 * n + 2, n, 0, 0, 1) for n in range(4, 8)]
+        data = with_compositions(replace(data, properties=(rings,)), rows)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = Model(Config(network=preset("qm9-tiny").network), data).eval().requires_grad_(False)
+            for parameter in model.parameters():
+                parameter += 0.05 * torch.randn_like(parameter)
+
+        def make(tries: int, indices: Sequence[int], tick: Callable[[float], None] = lambda work: None):
+            monkeypatch.setattr(model, "config", replace(model.config, quality=QualityConfig(tries=tries)))
+            return sample_attempts(model, self.ASKED, indices, tick=tick)
+
+        return make
+
+    @staticmethod
+    def rings(molecules: Molecules) -> np.ndarray:
+        """Bonds that close a ring, by counting."""
+        parts = np.array([connected_components(bond > 0)[0] for bond in molecules.bond.numpy()])
+        bonds = (molecules.bond > 0).sum((1, 2)).numpy() // 2
+        n = molecules.mask.shape[1]
+        return bonds - n + parts
+
+    def test_until_they_are_as_told(self, tried):
+        (first, once), (made, tries) = tried(1, range(40)), tried(4, range(40))
+        assert (once == 1).all() and set(tries) == {1, 2, 3, 4}
+        assert ((tries == 1) == (self.rings(first) == 1)).all()
+        assert (self.rings(made)[tries < 4] == 1).all()
+        same = torch.from_numpy(tries == 1)
+        assert torch.equal(made.pos[same], first.pos[same]) and torch.equal(made.bond[same], first.bond[same])
+
+    def test_alone_as_among_others(self, tried):
+        made, tries = tried(4, range(40))
+        for k in (int(np.flatnonzero(tries == count)[0]) for count in (1, 2, 4)):
+            alone, count = tried(4, [k])
+            n = alone.mask.shape[1]
+            assert count[0] == tries[k] and torch.equal(alone.bond[0], made.bond[k, :n, :n])
+            assert torch.equal(alone.pos[0], made.pos[k, :n])
+
+    def test_work_is_counted_in_molecules(self, tried):
+        done: list[float] = []
+        tried(4, range(40), done.append)
+        assert sum(done) == pytest.approx(40)
+
+    def test_without_a_word_of_rings_nothing_is_missed(self, info, random_molecules):
+        molecules = random_molecules([5, 6])
+        assert not misses_rings(info, molecules, np.zeros((2, 2))).any()
+        rings = replace(info, properties=(Property("rings", "", 1.0, 1.0, 0.0, 4.0),))
+        assert not misses_rings(rings, molecules, np.full((2, 1), np.nan)).any()

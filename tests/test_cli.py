@@ -77,7 +77,8 @@ class TestGenerate:
         assert (summary["model"], summary["device"], summary["evaluations"]) == ("four", "cpu", 6)
         assert summary["seconds"] > 0
         assert summary["cpu_seconds"] > 0
-        assert summary["sampled_meanwhile"] == summary["funnel"]["sampled"]
+        assert summary["sampled_meanwhile"] == summary["funnel"]["sampled"] == summary["tries"]
+        assert "6 evaluations a molecule\n" in result.stderr
 
     def test_says_what_python_says(self, generate, trained):
         generate("-n", 4, "-o", "out.smi")

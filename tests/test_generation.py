@@ -68,7 +68,7 @@ def raw(model: Model, **how) -> list[bytes]:
     singles = []
     for start in range(0, 16, window):
         indices = range(start, min(start + window, 16))
-        singles += sample_attempts(model, request, indices, how.get("batch_size")).split()
+        singles += sample_attempts(model, request, indices, how.get("batch_size"))[0].split()
     return [b"".join(x.numpy().tobytes() for x in (m.pos, m.atom, m.bond)) for m in singles]
 
 
@@ -98,7 +98,7 @@ class TestSameMolecules:
         assert raw(model, batch_size=1) == raw(model)
 
     def test_order_of_the_attempts(self, full_size, straight):
-        swapped = sample_attempts(full_size, Request(1, seed=5, sampler=Sampler(steps=2)), [7, 2]).split()
+        swapped = sample_attempts(full_size, Request(1, seed=5, sampler=Sampler(steps=2)), [7, 2])[0].split()
         for molecule, bytes_before in zip(swapped, (straight[7], straight[2]), strict=True):
             assert bytes_before.startswith(molecule.pos.numpy().tobytes())
 
@@ -241,7 +241,7 @@ class TestCounts:
             parameter += 0.05 * torch.randn_like(parameter)
         asked = [(), (Target("gap", 3.0, 3.0),), (Target("gap", 9.0, 9.0),)]
         requests = [Request(4, sampler=Sampler(steps=3), targets=targets) for targets in asked]
-        found = [sample_attempts(model, request, range(4)).pos for request in requests]
+        found = [sample_attempts(model, request, range(4))[0].pos for request in requests]
         assert not torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
         assert [request.evaluations for request in requests] == [3, 6, 6]
         assert replace(requests[1], guidance=1.0).evaluations == 3
@@ -260,7 +260,7 @@ class TestCounts:
     def test_sizes_of_molecules_are_those_drawn(self, full_size):
         random = KeyedRandomness(5, range(12))
         expected = SizeDraw(full_size.data)(random.spread()).atoms.tolist()
-        molecules = sample_attempts(full_size, Request(12, seed=5, sampler=Sampler(steps=2)), range(12))
+        molecules, _ = sample_attempts(full_size, Request(12, seed=5, sampler=Sampler(steps=2)), range(12))
         assert molecules.size.tolist() == expected
         assert len(set(expected)) > 5
 

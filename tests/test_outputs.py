@@ -37,11 +37,11 @@ MOLS = [embedded(smiles) for smiles in SMILES]
 
 
 def outcome(index: int) -> Record | Reject:
-    """Every third one is rejected."""
+    """Every third one is rejected; every second one was tried twice."""
     mol = MOLS[index % len(MOLS)]
     if index % 3 == 2:
-        return Reject(f"m-s3-{index:08d}", mol, "radical", 3, index)
-    return Record(f"m-s3-{index:08d}", mol, chem.smiles(mol), 3, index)
+        return Reject(f"m-s3-{index:08d}", mol, "radical", 3, index, tries=1 + index % 2)
+    return Record(f"m-s3-{index:08d}", mol, chem.smiles(mol), 3, index, tries=1 + index % 2)
 
 
 OUTCOMES = [outcome(k) for k in range(12)]
@@ -105,7 +105,8 @@ class TestFormats:
             assert list(found) == list(COLUMNS)
             assert found["index"] == str(record.index)
             assert found["heavy_atoms"] == str(mol.GetNumHeavyAtoms())
-            assert {k: found[k] for k in PROVENANCE} == {k: str(v) for k, v in PROVENANCE.items()}
+            expected = PROVENANCE | {"evaluations": 50 * (1 + record.index % 2)}
+            assert {k: found[k] for k in PROVENANCE} == {k: str(v) for k, v in expected.items()}
 
     def test_smi(self, tmp_path):
         lines = written(tmp_path / "out.smi").read_text().splitlines()

@@ -255,7 +255,7 @@ def _run(
                 funnel["diverse"] = min(sink.diverse, tally.kept)
             summary = {
                 "asked": request.n, "kept": tally.kept, "funnel": funnel,
-                "rejected": dict(tally.rejected), **facts, "sampled_meanwhile": tally.next_index - first,
+                "rejected": dict(tally.rejected), **facts, "tries": tally.tries, "sampled_meanwhile": tally.next_index - first,
                 "seconds": round(time.monotonic() - started, 2), "cpu_seconds": round(_cpu_seconds() - cpu, 2),
             }  # fmt: skip
             sink.finish(summary, ended=tally.kept >= request.n)
@@ -317,7 +317,11 @@ def _print_summary(summary: dict[str, Any], output: str) -> None:
     for stage, count in summary["funnel"].items():
         table.add_row(Text(stage), f"{count}", f"{100 * count / max(1, summary['funnel']['sampled']):.1f} %")
     console = Console(stderr=True)
-    title = f"{summary['model']} on {summary['device']}, {summary['evaluations']} evaluations a molecule"
+    sampled, evaluations = summary["funnel"]["sampled"], summary["evaluations"]
+    cost = f"{round(evaluations * summary['tries'] / max(1, sampled), 1):g} evaluations a molecule"
+    if summary["tries"] > sampled:
+        cost += f": {evaluations} a try, {summary['tries'] / sampled:.2f} tries each until the rings are as told"
+    title = f"{summary['model']} on {summary['device']}, {cost}"
     console.print(title, highlight=False, markup=False)
     console.print(table)
     if summary["rejected"]:

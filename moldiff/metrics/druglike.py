@@ -12,7 +12,7 @@ import pandas as pd
 from rdkit import Chem, RDConfig
 from rdkit.Chem import QED, Crippen, Descriptors, Mol, rdMolDescriptors
 
-from moldiff.chem import quiet
+from moldiff.chem import RING_COUNTS, quiet
 from moldiff.errors import MoldiffError
 from moldiff.metrics.alerts import CATALOGUES, alerts
 from moldiff.metrics.core import Metric, rate
@@ -121,9 +121,7 @@ def rules(mol: Mol) -> dict[str, float | int | bool]:
         "rotatable_bonds": rotatable,
         "lipinski_violations": sum(broken),
         "veber": rotatable <= 10 and tpsa <= 140,
-        "rings": rdMolDescriptors.CalcNumRings(mol),
-        "aromatic_rings": rdMolDescriptors.CalcNumAromaticRings(mol),
-        "largest_ring": max(map(len, mol.GetRingInfo().AtomRings()), default=0),
+        **{name: count(mol) for name, count in RING_COUNTS.items()},
     }
 
 

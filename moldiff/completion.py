@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Integer
 from torch import Tensor
 
-from moldiff.guidance import AllowedAtoms
+from moldiff.guidance import AllowedAtoms, Guide, WithinValences
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
@@ -89,9 +89,11 @@ def _one_size(
     model: Model, template: Molecules, free: frozenset[str], sampler: Sampler, random: KeyedRandomness, tick: Tick
 ) -> Molecules:
     template = template.select(filled_rows(*template.mask.shape)).to(model.device)
-    restriction = [AllowedAtoms(same_element(model.data.element_of, template.atom))] if "atom" in free else []
+    guides: list[Guide] = [AllowedAtoms(same_element(model.data.element_of, template.atom))] if "atom" in free else []
+    if "bond" in free:
+        guides.append(WithinValences(model.data.vocabulary))
     conditions = model.told_atoms(model.nothing_asked(len(template)), template)
     if "bond" in free and model.data.hydrogens == "implicit":  # then nobody knows how many there are
         conditions = conditions.without_composition(torch.ones(len(template), dtype=torch.bool, device=model.device))
     levels = free_levels(template, free)
-    return sample_filled(model, random, template, levels, conditions, sampler, restriction, guidance=1.0, tick=tick)
+    return sample_filled(model, random, template, levels, conditions, sampler, guides, guidance=1.0, tick=tick)

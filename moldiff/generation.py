@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import fields, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from numbers import Integral, Real
 from pathlib import Path
@@ -104,12 +104,14 @@ class Generator:
             fix=fix, like=like, shape=shape, pharmacophore=pharmacophore,
             **{name: options[name] for name in ("guidance", "time_limit") if name in options},
         )  # fmt: skip
-        if unknown := set(options) - {f.name for f in fields(Request)}:
+        if unknown := set(options) - FURTHER:
             raise RequestError(
                 f"{', '.join(sorted(unknown))}: no option of generate; help(generator.generate) tells all"
             )
-        if "sampler" not in options or quality is not None or steps is not None:
-            options["sampler"] = choose_sampler(self.model.config, quality, steps)
+        options = {name: value for name, value in options.items() if value is not None}
+        if "sampler" in options and (quality is not None or steps is not None):
+            raise RequestError("sampler: says how many steps there are; give it, or quality, or steps")
+        options.setdefault("sampler", choose_sampler(self.model.config, quality, steps))
         for option, count in (("workers", workers), ("batch_size", batch_size)):
             if count is not None and not (isinstance(count, Integral) and count > 0):
                 raise RequestError(f"{option} {count}: must be a whole number above 0")
@@ -366,6 +368,13 @@ class Generator:
         return Record(identity, accepted, text, request.seed, index, scores, relaxed)
 
 
+FURTHER = {
+    "sampler",
+    "unique",
+    "guidance",
+    "max_attempts",
+    "time_limit",
+}  # fields of Request that generate takes as they are
 KINDS = {  # of what generate is given, beside None
     "formula": (str, "a text"), "replace": (str, "a text"), "filter": (str, "a text"), "steps": (Integral, "a whole number"),
     "strength": (Real, "a number"), "guidance": (Real, "a number"), "time_limit": (Real, "a number"),

@@ -119,7 +119,7 @@ def perceptions(
 
 def bonds(
     generator: Generator, given: Iterable[Mol | tuple[Sequence[str], np.ndarray]], *, seed: int = 0,
-    steps: int = BONDS_EVALUATIONS, max_attempts: int = BONDS_ATTEMPTS, rejects: bool = False,
+    steps: int | None = BONDS_EVALUATIONS, max_attempts: int | None = BONDS_ATTEMPTS, rejects: bool = False,
 ) -> Iterator[Perceived | Reject]:  # fmt: skip
     """See :meth:`moldiff.generation.Generator.bonds`."""
     request = bonds_request(seed, steps, max_attempts)
@@ -127,9 +127,12 @@ def bonds(
     return _flat(perceptions(generator, frames_of(given), request), rejects)
 
 
-def bonds_request(seed: int = 0, steps: int = BONDS_EVALUATIONS, max_attempts: int = BONDS_ATTEMPTS) -> Request:
-    """One record for each molecule."""
-    return Request(1, seed, Sampler(steps), max_attempts=max_attempts)
+def bonds_request(
+    seed: int = 0, steps: int | None = BONDS_EVALUATIONS, max_attempts: int | None = BONDS_ATTEMPTS
+) -> Request:
+    """One record for each molecule; None: as many as by default."""
+    sampler = Sampler(BONDS_EVALUATIONS if steps is None else steps)
+    return Request(1, seed, sampler, max_attempts=BONDS_ATTEMPTS if max_attempts is None else max_attempts)
 
 
 def _flat(found: Iterator[Perception], rejects: bool) -> Iterator[Perceived | Reject]:

@@ -40,7 +40,8 @@ class Gaussian:
         return torch.where(free > 0, self.scale * std * self.project(normal, level, mask), pos)
 
     def loss(self, predicted: Tensor, clean: Tensor, level: NoiseLevel) -> Float[Tensor, " b"]:
-        """Mean over free atoms of ‖D - x0‖² / c_out², i.e. unit-variance targets at every σ (Karras et al., table 1)."""
+        """Mean over the coordinates of free atoms of (D - x0)² / c_out²: targets of unit variance at every σ (Karras et al.,
+        table 1)."""
         weight = torch.where(level.pos > 0, 1 + level.pos.clamp(min=1e-6) ** -2, 0.0)
         error = ((predicted - clean) / self.scale).square().mean(-1)
         return (weight * error).sum(1) / (level.pos > 0).sum(1).clamp(min=1)

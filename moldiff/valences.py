@@ -65,7 +65,7 @@ that neutral S 4, neutral I 3 and 5 are allowed. A key that is missing here is n
 def implied_hydrogens(molecules: Molecules, vocabulary: Sequence[str]) -> Integer[Tensor, " b"]:
     """How many hydrogens fill up the atoms of each molecule: each to the least of its valences that holds its bonds.
 
-    None on an atom without such a valence. For molecules whose hydrogens are left to valence; RDKit implies the same.
+    None on an atom without such a valence. For molecules whose hydrogens are left to valence; RDKit implies the same, but on P-.
     """
     of_token = [STRICT_VALENCES.get(split_token(name), ()) for name in vocabulary]
     most = max(1, *map(len, of_token))

@@ -25,6 +25,7 @@ from moldiff.outcomes import Record, Tally
 from moldiff.requests import Request, choose_sampler
 from moldiff.samplers import Ancestral, KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
+from moldiff.screening import Screen
 
 FAST = Sampler(steps=4)
 
@@ -321,12 +322,19 @@ class TestRefusals:
             ({"fix": "a.sdf"}, "fix='a.sdf': must be an RDKit molecule"),
             ({"guidance": "2"}, "guidance='2': must be a number"),
             ({"diverse": 5}, "diverse: no option of generate"),
+            ({"screen": Screen(drug=True)}, "screen: no option of generate"),
+            ({"sampler": Sampler(20), "quality": "fast"}, "sampler: says how many steps there are"),
         ],
         ids=str,
     )
     def test_requests(self, small, options, message):
         with pytest.raises(RequestError, match=re.escape(message)):
             small.generate(**{"n": 3, **options})
+
+    def test_none_is_the_default(self, small):
+        none = dict.fromkeys(("sampler", "unique", "guidance", "max_attempts", "time_limit"))
+        found = [[r.id for r in small.generate(2, steps=4, **options)] for options in ({}, none)]
+        assert found[0] == found[1]
 
     def test_gaps_in_the_training_sizes(self, full_size, monkeypatch):
         monkeypatch.setattr(

@@ -4,11 +4,13 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from moldiff import chem, generation
 from moldiff.datasets.records import Record
+from moldiff.outcomes import Reject
 from moldiff.perception import Frame, bonds_request, frames_of, frames_of_file, perceptions
 
 
@@ -43,6 +45,21 @@ class TestBonds:
         found = next(qm9.bonds([([symbols[k] for k in order], pos[order] @ turn + 50)]))
         assert found.smiles == "CC(N)=O"
         assert [atom.GetSymbol() for atom in found.mol.GetAtoms()] == [symbols[k] for k in order]
+
+    def test_no_atom_has_more_of_them_than_it_can(self, monkeypatch):
+        """What an untrained network finds would have too many."""
+        model = generation.load("qm9-atoms", "cpu")
+        monkeypatch.setattr(
+            model.model.network.to_bond[-1], "bias", torch.nn.Parameter(torch.tensor([0.0, 0.0, 9.0, 9.0]))
+        )
+        found = list(model.bonds(map(embedded, SMILES), rejects=True, max_attempts=1))
+        assert {one.reason for one in found if isinstance(one, Reject)} <= {"disconnected", "radical"}
+
+    def test_as_many_steps_and_attempts_as_by_default(self, qm9):
+        found = [
+            next(qm9.bonds([embedded("CCO")], **options)) for options in ({}, {"steps": None, "max_attempts": None})
+        ]
+        assert found[0].id == found[1].id
 
     def test_coordinates_come_back_as_given(self, qm9):
         symbols, pos = atoms("CCO")

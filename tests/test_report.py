@@ -24,7 +24,7 @@ from moldiff.crew import Answer, Crew
 from moldiff.errors import MoldiffError
 from moldiff.metrics import Reference, describe
 from moldiff.metrics import evaluate as metrics_of
-from moldiff.report import FileEvaluation, ReportError, evaluate, evaluate_file, screen
+from moldiff.report import FileEvaluation, ReportError, comparing, evaluate, evaluate_file, screen
 
 GOOD = ("CCO", "c1ccccc1", "C[N+](=O)[O-]", "CC(=O)[O-].[NH4+]", "CCO")
 WATER = "3\nwater\nO 0 0 0\nH 0.96 0 0\nH -0.24 0.93 0\n"
@@ -259,6 +259,7 @@ def test_a_protocol_can_be_chosen(sdf, protocol, there, missing):
      ("a.smi", "CCO\n", {"fcd": True}, "give one with --reference"),
      ("a.smi", "CCO\n", {"posebusters": 5}, "--posebusters: needs bonds and coordinates"),
      ("a.xyz", WATER, {"posebusters": 5}, "--posebusters: needs bonds and coordinates"),
+     ("a.xyz", WATER, {"reference": "qm9"}, "--reference qm9: comparing needs bonds"),
      ("a.smi", "CCO\n", {"xtb": 5}, "--xtb: needs bonds and coordinates")],
 )  # fmt: skip
 def test_what_cannot_be_done_is_refused(tmp_path, name, content, options, says):
@@ -322,6 +323,20 @@ def test_the_reference_is_made_canonical_named_and_hashed(sdf, smi):
     assert reference["name"] == "known.smi"
     assert reference["distinct_smiles"] == 2
     assert reference["sha256"] in novel.definition
+
+
+def test_each_number_tells_what_of_a_large_reference_it_is_of(sdf, tmp_path, monkeypatch):
+    """Similarities and rings are those of a sample; novelty and distributions are of all."""
+    large = tmp_path / "large.sdf"
+    large.write_text(sdf.read_text())
+    monkeypatch.setattr(comparing, "LARGEST", 2)
+    found = evaluate_file(sdf, large, **CHEAP).evaluation
+    drawn = "2 drawn by a hash from large.sdf"
+    for name in ("snn", "unseen_ring_system"):
+        assert drawn in found[name].definition
+    for name in ("novel", "element_tv"):
+        assert "large.sdf" in found[name].definition and drawn not in found[name].definition
+    assert found["element_tv"].value == 0
 
 
 def test_the_nearest_reference_molecule_stands_beside_each(sdf, smi):
@@ -480,7 +495,9 @@ def test_every_number_has_counts_an_interval_and_a_definition(sdf, smi):
     for name, metric in evaluate_file(sdf, smi, strain=2, posebusters=0, fcd=False).to_dict()["metrics"].items():
         assert metric["definition"], name
         assert metric["denominator"] >= 0
-        if metric["numerator"] is not None:
+        if name.startswith(("unique", "valid_connected_unique", "edm_valid_unique")):  # no proportion
+            assert metric["interval_95"] is None and metric["numerator"] is not None
+        elif metric["numerator"] is not None:
             low, high = metric["interval_95"]
             assert low - 1e-9 <= metric["value"] <= high + 1e-9
 

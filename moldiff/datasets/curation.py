@@ -6,6 +6,7 @@ become their charged forms, and hydrogens that the valence implies are made. Run
 """
 
 import base64
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -216,7 +217,7 @@ def embed(mol: Mol, seed: int) -> tuple[Mol, str]:
         if rdDistGeom.EmbedMolecule(mol, parameters) < 0:
             raise Unusable("no conformer", f"ETKDGv3 finds none for {smiles(mol)}")
     relaxed = relax(mol)
-    return (mol, "ETKDG") if relaxed is None else (relaxed[1], "MMFF94s")
+    return (mol, "ETKDG") if relaxed is None or math.isnan(relaxed.released) else (relaxed.mol, "MMFF94s")
 
 
 def _structure(mol: Mol) -> Structure:

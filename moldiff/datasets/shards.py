@@ -18,6 +18,7 @@ from moldiff.files import discard_unfinished, write_atomically
 SIZE = 1000  # records
 WORK = ".work"
 ABOUT = ("meta.json", "dropped.csv")  # files of a set beside its splits
+FILES = (*(f"{split}.{end}" for split in SPLITS for end in ("safetensors", "smi")), *ABOUT)
 
 
 class Dropped(NamedTuple):
@@ -63,8 +64,9 @@ class Shards:
             text = f"an interrupted run with other settings ({names}) is there"
             raise PreparedDataError(f"-o {directory}: {text}; use the same ones to go on, or --force to begin again")
         self.folder.mkdir(parents=True, exist_ok=True)
-        for folder in (directory, self.folder):
-            discard_unfinished(folder)
+        discard_unfinished(self.folder)
+        for name in FILES:  # beside them others may be written at the moment
+            discard_unfinished(directory, name)
         with write_atomically(told) as temporary:
             temporary.write_text(text)
 
@@ -92,8 +94,7 @@ def check_folder(directory: Path, sources: Iterable[Path], force: bool) -> None:
 
     Raises :class:`PreparedDataError`.
     """
-    files = [directory / name for name in (*(f"{s}.{end}" for s in SPLITS for end in ("safetensors", "smi")), *ABOUT)]
-    there = [path for path in files if path.exists()]
+    there = [directory / name for name in FILES if (directory / name).exists()]
     for source in sources:
         if any(path.samefile(source) for path in there if source.exists()):
             raise PreparedDataError(f"-o {directory}: {source} would be written over; choose another directory")

@@ -3,7 +3,8 @@
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import SupportsInt
 
 import pandas as pd
@@ -18,6 +19,8 @@ class Metric:
 
     ``value`` is ``numerator / denominator`` for a rate. Other quantities (a median, a distance) have the numerator
     ``None`` and the number of molecules, or other things, they were computed from as denominator.
+    ``proportion``: molecules, or other things, that have a property each for itself, which makes an interval; how many of
+    them are distinct is a rate, too, but none of these.
     ``definition`` says what is counted over what, in which unit, after which source: numbers made under different
     definitions must not be compared. ``table``: the metric per molecule, indexed like the input, where that exists.
     """
@@ -28,11 +31,14 @@ class Metric:
     denominator: int
     definition: str
     table: pd.Series | None = field(default=None, compare=False, repr=False)
+    proportion: bool = True
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % Wilson interval of a rate; None for any other quantity. Atoms of one molecule count as independent."""
-        return None if self.numerator is None else wilson_interval(self.numerator, self.denominator)
+        """95 % Wilson interval of a proportion; None for any other quantity. Atoms of one molecule count as independent."""
+        if self.numerator is None or not self.proportion:
+            return None
+        return wilson_interval(self.numerator, self.denominator)
 
 
 def rate(
@@ -42,6 +48,11 @@ def rate(
     numerator, denominator = int(numerator), int(denominator)
     value = numerator / denominator if denominator else math.nan
     return Metric(name, value, numerator, denominator, definition, table)
+
+
+def distinct_share(name: str, numerator: SupportsInt, denominator: SupportsInt, definition: str) -> Metric:
+    """A :func:`rate` of distinct things, which falls with the number that are drawn, and so has no interval."""
+    return replace(rate(name, numerator, denominator, definition), proportion=False)
 
 
 def wilson_interval(numerator: int, denominator: int) -> tuple[float, float]:
@@ -95,10 +106,15 @@ class Reference:
     smiles: Sequence[str]
     mols: Sequence[Mol] = ()
 
-    @property
+    @cached_property
+    def distinct(self) -> list[str]:
+        """The distinct SMILES, sorted."""
+        return sorted(set(self.smiles))
+
+    @cached_property
     def sha256(self) -> str:
         """Hash of the distinct SMILES, sorted, a newline after each: the same for any order of the collection."""
-        return hashlib.sha256("".join(f"{s}\n" for s in sorted(set(self.smiles))).encode()).hexdigest()
+        return hashlib.sha256("".join(f"{s}\n" for s in self.distinct).encode()).hexdigest()
 
     def __str__(self) -> str:
-        return f"{self.name} ({len(set(self.smiles))} distinct SMILES, sha256 {self.sha256})"
+        return f"{self.name} ({len(self.distinct)} distinct SMILES, sha256 {self.sha256})"

@@ -25,7 +25,8 @@ _KINDS = {2: ("bond_length_w1", "bond lengths (Å)"), 3: ("bond_angle_w1", "bond
           4: ("torsion_w1", "torsions (°, absolute, 0-180)")}  # fmt: skip
 _BIN = {2: 0.002, 3: 0.2, 4: 1.0}  # Å, degrees, degrees: the widths of the histograms
 _COMPOSITION = {"element_tv": "elements of atoms", "size_tv": "numbers of atoms of molecules",
-                "ring_size_tv": "sizes of rings (SSSR)", "charge_tv": "formal charges of atoms"}  # fmt: skip
+                "ring_size_tv": "sizes of rings (RDKit's symmetrised smallest set)",
+                "charge_tv": "formal charges of atoms"}  # fmt: skip
 _BONDS = {1: "-", 2: "=", 3: "#", 12: ":"}  # RDKit's bond types in the names of types of path
 
 Counts = dict[str, dict[str, int]]  # metric -> class -> number; "metric type" -> bin -> number

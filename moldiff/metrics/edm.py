@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from rdkit import Chem
 from rdkit.Chem import BondType, Mol
 
-from moldiff.metrics.core import Metric, rate
+from moldiff.metrics.core import Metric, distinct_share, rate
 
 MARGINS = (10, 5, 3)  # pm added to single, double, triple lengths
 
@@ -95,8 +95,10 @@ def edm_metrics(table: pd.DataFrame) -> list[Metric]:
         rate("edm_valid", valid.sum(), n,
              "molecules RDKit sanitises (its clean-up and implicit hydrogens included), of all; as EDM defines it, "
              f"disconnected ones count, represented by their largest fragment; {bonds}", valid),
-        rate("edm_valid_unique", distinct, n,
-             f"distinct SMILES of the largest fragments of the molecules valid after EDM, over all molecules; {bonds}"),
+        distinct_share(
+            "edm_valid_unique", distinct, n,
+            f"distinct SMILES of the largest fragments of the molecules valid after EDM, over all molecules; {bonds}",
+        ),
         rate("edm_valid_connected", connected.sum(), n,
              f"molecules valid after EDM that are one fragment, of all; {bonds}", connected),
     ]  # fmt: skip

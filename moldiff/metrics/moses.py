@@ -13,7 +13,7 @@ from rdkit import Chem
 from moldiff.chem import quiet
 from moldiff.metrics.alerts import moses_alert
 from moldiff.metrics.chemnet import fcd_of_moments
-from moldiff.metrics.core import Metric, rate
+from moldiff.metrics.core import Metric, distinct_share, rate
 from moldiff.metrics.distributions import wasserstein
 from moldiff.metrics.fingerprints import internal_diversity, nearest
 from moldiff.metrics.profiles import PROPERTIES, Profile, cosine_similarity
@@ -93,7 +93,7 @@ def diversity_metrics(ours: Profile) -> list[Metric]:
 def _unique_at(valid: pd.Series, k: int) -> Metric:
     first = valid.iloc[:k]
     definition = f"distinct canonical SMILES of the first {len(first)} that RDKit reads, in the order given ({_SOURCE})"
-    return rate(f"moses_unique@{k}", first.nunique(), len(first), definition)
+    return distinct_share(f"moses_unique@{k}", first.nunique(), len(first), definition)
 
 
 def _property_metric(key: str, ours: Profile, reference: Profile, others: str) -> Metric:

@@ -6,7 +6,7 @@ from rdkit.Chem import Mol, SanitizeFlags
 
 from moldiff.chem import SANITISE, quiet
 from moldiff.errors import MoldiffError
-from moldiff.metrics.core import Metric, Reference, rate
+from moldiff.metrics.core import Metric, Reference, distinct_share, rate
 
 POPULATION = "valid & connected molecules"
 
@@ -46,11 +46,13 @@ def uniqueness_metrics(table: pd.DataFrame) -> list[Metric]:
     population = table[valid_connected(table)]
     flat, stereo = population["smiles"].nunique(), population["smiles_stereo"].nunique()
     return [
-        rate("unique", flat, len(population), f"distinct canonical SMILES without stereo, of {POPULATION}"),
-        rate("unique_stereo", stereo, len(population),
-             f"distinct canonical SMILES with stereo (from the coordinates where there are any), of {POPULATION}"),
-        rate("valid_connected_unique", flat, len(table),
-             f"distinct canonical SMILES without stereo of {POPULATION}, over all molecules"),
+        distinct_share("unique", flat, len(population), f"distinct canonical SMILES without stereo, of {POPULATION}"),
+        distinct_share(
+            "unique_stereo", stereo, len(population),
+            f"distinct canonical SMILES with stereo (from the coordinates where there are any), of {POPULATION}",
+        ),
+        distinct_share("valid_connected_unique", flat, len(table),
+                       f"distinct canonical SMILES without stereo of {POPULATION}, over all molecules"),
     ]  # fmt: skip
 
 

@@ -42,11 +42,15 @@ class Comparison:
 
     ``profile``: without fingerprints, which follow from the SMILES; its values are sorted, each column for itself, and
     rounded to ``RESOLUTION`` if they come with the package. ``distributions``: of its coordinates and composition.
+    ``rings_of``, ``counted_of``: what the profile's ring systems and the distributions are of, if not of what novelty is judged
+    against and of ``reference``.
     """
 
     reference: Reference
     profile: Profile | None = None
     distributions: Counts = field(default_factory=dict)
+    rings_of: str = ""
+    counted_of: str = ""
 
 
 @dataclass(frozen=True)

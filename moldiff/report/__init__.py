@@ -202,6 +202,10 @@ def _defaults(
             )
     if xtb and not (_installed("tblite") and _installed("ase")):
         raise ReportError("--xtb: needs tblite and ase; pip install 'moldiff[xtb]'")
+    if reference is not None and not bonds:
+        raise ReportError(
+            f"--reference {reference}: comparing needs bonds, and the protocol edm-table has none to compare"
+        )
     if reference is None and bonds:
         notes.append(f"no reference: novelty, FCD and similarities need --reference {', '.join(NAMES)} or a file")
     return notes, fcd, posebusters

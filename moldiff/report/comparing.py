@@ -88,7 +88,7 @@ def _comparison(
     seen = {without_stereo(s) for s in distinct} if with_fcd and flat else distinct
     moments = _moments(seen, crew, "reference: ChemNet", report) if with_fcd else None
     profile = replace(collect(part for part in parts if part is not None), chemnet=moments)
-    return Comparison(used, profile, distributions)
+    return Comparison(used, profile, distributions, rings_of=used.name, counted_of=known.name)
 
 
 def compare(found: Survey, against: Against | None, with_fcd: bool, crew: Crew, report: Report) -> Compared:
@@ -106,11 +106,14 @@ def compare(found: Survey, against: Against | None, with_fcd: bool, crew: Crew, 
         theirs, smiles = _with_fingerprints(comparison, crew, report)
         more = similarity_metrics(ours, theirs, reference.name)
         if comparison.distributions:
-            more += metrics_of_counts(found.distributions, comparison.distributions, reference.name)
+            more += metrics_of_counts(
+                found.distributions, comparison.distributions, comparison.counted_of or reference.name
+            )
         if at == 0:
             columns = _nearest(found, ours, theirs, smiles)
             if theirs.ring_systems:
-                ring = ring_novelty(found.table, set(theirs.ring_systems), against.known.name)
+                known = comparison.rings_of or against.known.name
+                ring = ring_novelty(found.table, set(theirs.ring_systems), known)
                 metrics, columns = [*metrics, ring], columns | {ring.name: ring.table}
         else:
             suffix = reference.name.rpartition(" ")[2]

@@ -136,7 +136,7 @@ def show(evaluation: "FileEvaluation", console: Console | None = None) -> None:
         say(heading, style="bold")
         console.print(Padding(table, (0, 0, 0, 2)))
     say()
-    say("In %: share, 95 % interval, counts. The whole rule of each number: --json.")
+    say("In %: share, 95 % interval of a proportion, counts. The whole rule of each number: --json.")
     for reference in evaluation.references:
         say(f"reference: {reference}")
     for note in evaluation.notes:
@@ -173,8 +173,8 @@ def _row(label: str, metric: Metric, rule: str) -> tuple[str, ...]:
     counts = f"{metric.numerator}/{metric.denominator}"
     if not metric.denominator:
         return label, "none", "", counts, rule
-    low, high = metric.interval
-    return label, f"{100 * metric.value:.2f}", f"{100 * low:.2f}-{100 * high:.2f}", counts, rule
+    interval = "-".join(f"{100 * bound:.2f}" for bound in metric.interval or ())
+    return label, f"{100 * metric.value:.2f}", interval, counts, rule
 
 
 def _number(value: float) -> str:

@@ -327,12 +327,14 @@ preparing.prepare_library(library, Path({str(tmp_path / "set")!r}), 1, kill)
             "000000.safetensors", "000001.safetensors", "request.json",
         ]  # fmt: skip
         (tmp_path / "set" / ".train.smi.1.tmp").write_text("of a run that was killed while writing")
+        (tmp_path / "set" / ".molecules.sdf.1.tmp").write_text("of another program")
         other = Library([table])
         with pytest.raises(PreparedDataError, match=r"other settings \(properties\) is there; use the same .* --force"):
             prepare_library(other, tmp_path / "set")
         seen = []
         prepare_library(library, tmp_path / "set", jobs=1, progress=lambda done, _: seen.append(done))
         assert seen[0] == 9
+        (tmp_path / "set" / ".molecules.sdf.1.tmp").unlink()  # not ours to remove
         assert content_of(tmp_path / "set") == content_of(straight)
 
     def test_files_of_several_formats_in_one_set(self, tmp_path):

@@ -18,7 +18,7 @@ from moldiff import chem
 from moldiff.conditions import Conditions, draw_values
 from moldiff.draws import Drawn
 from moldiff.errors import RequestError
-from moldiff.guidance import Guide, OnTheirSide, WithinValences
+from moldiff.guidance import AsMarked, Guide, OnTheirSide, WithinValences
 from moldiff.known import blank
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
@@ -180,7 +180,9 @@ class SameSize:
             template = template.centre()
             template = template.replace(pos=template.pos + torch.tensor(centre, device=device))
         conditions = self.conditions(chosen).to(device)
-        guides: tuple[Guide, ...] = (*r.guides, WithinValences(self.model.data.vocabulary, r.known and r.known.stay))
+        guides: tuple[Guide, ...] = (*r.guides, WithinValences(self.model.data.vocabulary, r.known and r.known.full))
+        if r.known and r.known.single_marks is not None:
+            guides = (AsMarked(r.known.single_marks), *guides)
         if r.known and r.known.sides is not None:
             guides = (*guides, OnTheirSide(r.known.sides))
         guidance = 1.0 if self.values is None else r.guidance  # what is only told is not aimed at

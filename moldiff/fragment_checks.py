@@ -32,7 +32,8 @@ def is_kept(known: Known, mol: Chem.Mol, vocabulary: Sequence[str]) -> bool:
     """Whether a molecule as generated has all that is known at the same indices, and closed atoms nothing new.
 
     Positions to 1e-4 Å, elements, charges and Kekulé orders exactly. Hydrogens put on for a model without them are no
-    atoms added; where a bond is marked, as many as before must be there, and what is added must be on the side of the mark.
+    atoms added; where bonds are marked, as many of these orders grow and no others, and on the side of the mark, the hydrogen
+    on the other.
     """
     n = len(known)
     moved = np.linalg.norm(mol.GetConformer().GetPositions()[:n] - known.molecule.pos[0].double().numpy(), axis=1)
@@ -40,14 +41,15 @@ def is_kept(known: Known, mol: Chem.Mol, vocabulary: Sequence[str]) -> bool:
     orders = Chem.GetAdjacencyMatrix(mol, useBO=True)
     counts = (names != "H") | ("H" in vocabulary)
     counts[:n] = False
-    if known.stay is not None:
-        stay = known.stay.numpy()
-        if ((orders[:n, names == "H"] > 0).sum(1) != stay)[stay >= 0].any():
+    if known.marks is not None:
+        marks, new = known.marks.numpy(), orders[:n][:, counts]
+        if (np.stack([new.sum(1), (new > 0).sum(1)], 1) != marks)[marks >= 0].any():
             return False
     if known.sides is not None:
-        pos = mol.GetConformer().GetPositions()
-        atoms, added = np.nonzero((orders[:n] > 0) & counts)
-        if ((pos[added] - pos[atoms]) * known.sides.numpy()[atoms]).sum(1).min(initial=0) < 0:
+        pos, sides = mol.GetConformer().GetPositions(), known.sides.numpy()
+        atoms, others = np.nonzero((orders[:n] > 0) & (counts | (names == "H")) & sides.any(1)[:, None])
+        height = ((pos[others] - pos[atoms]) * sides[atoms]).sum(1)
+        if ((height > 0) != counts[others]).any():
             return False
     return bool(
         (moved < UNMOVED)[known.pos.numpy()].all()

@@ -222,7 +222,7 @@ def _known(cut: Cut, data: DataInfo, parent: str) -> Known:
     known = torch.ones(len(kept), dtype=torch.bool)
     cut_orders, hydrogens = _valences(cut)
     closed = torch.tensor([k not in cut.open for k in kept])
-    staying, sides = [_staying(cut, k) for k in kept], np.array([_side(cut, k) for k in kept], dtype=np.float32)
+    marks, sides = [_marks(cut, k) for k in kept], np.array([_side(cut, k) for k in kept], dtype=np.float32)
     return Known(
         molecule,
         known,
@@ -233,29 +233,48 @@ def _known(cut: Cut, data: DataInfo, parent: str) -> Known:
         cut=cut_orders,
         hydrogens=hydrogens,
         parent=parent,
-        stay=torch.tensor(staying) if implicit and max(staying) >= 0 else None,
+        marks=torch.tensor(marks) if implicit and max(marks) > (-1, -1) else None,
         sides=torch.from_numpy(sides) if implicit and sides.any() else None,
     )
 
 
-def _staying(cut: Cut, index: int) -> int:
-    """Hydrogens that an atom keeps where another bond of it was cut or marked; -1 where some may be replaced, or it is closed."""
-    there = set(_hydrogens(cut.mol.GetAtomWithIdx(index)))
-    return len(there) if index in cut.open and not there & cut.removed else -1
+def _marks(cut: Cut, index: int) -> tuple[int, int]:
+    """Orders together, and number, of the bonds of an atom that were cut or marked; -1 where hydrogens may be replaced, or it is
+    closed, and for the number of bonds that unpaired electrons make."""
+    atom = cut.mol.GetAtomWithIdx(index)
+    if index not in cut.open or cut.removed & set(_hydrogens(atom)):
+        return -1, -1
+    orders = [
+        round(bond.GetBondTypeAsDouble()) for bond in atom.GetBonds() if bond.GetOtherAtomIdx(index) in cut.removed
+    ]
+    unpaired = atom.GetNumRadicalElectrons()
+    return sum(orders) + unpaired, -1 if unpaired else len(orders)
 
 
 def _side(cut: Cut, index: int) -> np.ndarray:
-    """From the hydrogen of a centre towards its cut bond, so that nothing new takes the hydrogen's place and inverts it.
+    """Towards the one cut bond of an atom, away from its hydrogen or lone pair, in whose place nothing new may come.
 
-    Zeros where nothing can be inverted: for nitrogen, which inverts by itself, and other numbers of neighbours.
+    Of a double bond, away from its axis; of a centre with a hydrogen, away from that; of a sulfoxide, away from the plane of what
+    stays. Zeros where nothing can be inverted: for an amine, which inverts by itself, and where three neighbours stay.
     """
     atom = cut.mol.GetAtomWithIdx(index)
-    hydrogens, marks = _hydrogens(atom), [n.GetIdx() for n in atom.GetNeighbors() if n.GetIdx() in cut.removed]
-    if _staying(cut, index) != 1 or len(marks) != 1 or atom.GetDegree() != 4 or atom.GetAtomicNum() == 7:
+    marks = [n.GetIdx() for n in atom.GetNeighbors() if n.GetIdx() in cut.removed]
+    pos = cut.mol.GetConformer().GetPositions() - cut.mol.GetConformer().GetPositions()[index]
+    towards = lambda k: pos[k] / max(np.linalg.norm(pos[k]), 1e-6)  # noqa: E731
+    if _marks(cut, index)[1] != 1:
         return np.zeros(3)
-    pos = cut.mol.GetConformer().GetPositions()
-    mark, hydrogen = ((pos[k] - pos[index]) / np.linalg.norm(pos[k] - pos[index]) for k in (marks[0], hydrogens[0]))
-    return mark - hydrogen
+    mark, kept = towards(marks[0]), [n.GetIdx() for n in atom.GetNeighbors() if n.GetIdx() not in cut.removed]
+    double = [k for k in kept if cut.mol.GetBondBetweenAtoms(index, k).GetBondType() == Chem.BondType.DOUBLE]
+    hydrogens = _hydrogens(atom)
+    if atom.GetAtomicNum() in (6, 7) and len(double) == 1:
+        axis = towards(double[0])
+        return mark - (mark @ axis) * axis
+    if len(hydrogens) == 1 and atom.GetDegree() == 4 and atom.GetAtomicNum() != 7:
+        return mark - towards(hydrogens[0])
+    if atom.GetAtomicNum() == 16 and len(double) == 1 and len(kept) == 2:
+        normal = np.cross(towards(kept[0]), towards(kept[1]))
+        return (mark @ normal) * normal
+    return np.zeros(3)
 
 
 def _valences(cut: Cut) -> tuple[int, int]:

@@ -90,26 +90,26 @@ class WithinValences:
     From the noise level ``BELOW`` on, so that later steps and the geometry follow. A bond that is lowered trades the
     probabilities of its two orders; molecules without such an atom keep their estimate to the bit.
 
-    ``stay``: hydrogens, no atoms themselves, that the first atoms keep, and which take a valence each; -1: none need be kept.
-    Of atoms that keep some this holds at every noise level.
+    ``full``: of the first atoms, the orders that all bonds have together where it is known; -1: as its valence allows. Of atoms
+    where it is known this holds at every noise level.
     """
 
     BELOW = 0.25  # σ, where shape and graph are settled
 
-    def __init__(self, vocabulary: Sequence[str], stay: Integer[Tensor, " n"] | None = None):
-        self.stay = stay
+    def __init__(self, vocabulary: Sequence[str], full: Integer[Tensor, " n"] | None = None):
+        self.full = full
         self.most = torch.tensor([max(STRICT_VALENCES.get(split_token(name), (UNKNOWN,))) for name in vocabulary])
 
     def __call__(self, x0: Prediction, noisy: Molecules, level: NoiseLevel) -> Prediction:
         low = level.sigma <= self.BELOW
-        if self.stay is None and not low.any():
+        if self.full is None and not low.any():
             return x0
         likeliest = x0.bond_logits.argmax(-1) * noisy.pair_mask
         most = self.most.to(noisy.device)[x0.atom_logits.argmax(-1)]
         room = most.masked_fill(~low[:, None], UNKNOWN)
-        if self.stay is not None:
-            stay, n = self.stay.to(noisy.device), len(self.stay)
-            room[:, :n] = torch.where(stay >= 0, most[:, :n] - stay, room[:, :n])
+        if self.full is not None:
+            full, n = self.full.to(noisy.device), len(self.full)
+            room[:, :n] = torch.where(full >= 0, full, room[:, :n])
         rows = (likeliest.sum(-1) > room).any(1).nonzero()[:, 0]
         if len(rows) == 0:
             return x0
@@ -120,11 +120,35 @@ class WithinValences:
         return x0.replace(bond_logits=x0.bond_logits.index_copy(0, rows, traded))
 
 
+class AsMarked:
+    """Of the added atoms the likeliest is bonded to an atom with a marked bond, by its order, and no other is.
+
+    ``orders``: of the marked bond of each of the first atoms; 0: of none, or of several.
+    """
+
+    def __init__(self, orders: Integer[Tensor, " n"]):
+        self.orders = orders
+
+    def __call__(self, x0: Prediction, noisy: Molecules, level: NoiseLevel) -> Prediction:
+        n, logits = len(self.orders), x0.bond_logits.clone()
+        for k in self.orders.nonzero()[:, 0].tolist():
+            bonded = logits[:, k, n:].softmax(-1)[..., 1:].sum(-1) * noisy.mask[:, n:]
+            wanted = torch.zeros_like(bonded, dtype=torch.long).scatter(
+                1, bonded.argmax(1, keepdim=True), int(self.orders[k])
+            )
+            sure = LAST * (torch.nn.functional.one_hot(wanted, logits.shape[-1]) - 1)
+            logits[:, k, n:] = logits[:, n:, k] = sure.to(logits.dtype)
+        return x0.replace(bond_logits=logits)
+
+
 class OnTheirSide:
     """Added atoms that are estimated as bonded to one of the first atoms lie on its side of ``sides`` (zero: on any).
 
-    One on the other side is mirrored: what grows from a marked bond takes the place of the mark, not of a hydrogen.
+    One on the other side, or too near to the plane between, is mirrored: what grows from a marked bond takes the place of the
+    mark, not of a hydrogen.
     """
+
+    CLEAR = 0.4  # Å from the plane; a bond in the place of its mark is at 1 Å or more
 
     def __init__(self, sides: Float[Tensor, "n 3"]):
         self.sides = torch.nn.functional.normalize(sides, dim=-1)
@@ -134,7 +158,8 @@ class OnTheirSide:
         bonded = x0.bond_logits[:, :n, n:].argmax(-1) > 0
         offset = x0.pos[:, None, n:] - noisy.pos[:, :n, None]
         height = (offset * sides[:, None]).sum(-1)
-        beyond = (height.clamp(max=0) * bonded)[..., None] * sides[:, None]
+        led = bonded & sides.any(-1)[:, None]
+        beyond = ((height - self.CLEAR).clamp(max=0) * led)[..., None] * sides[:, None]
         pos = x0.pos.clone()
         pos[:, n:] -= 2 * beyond.sum(1)
         return x0.replace(pos=pos)

@@ -28,13 +28,30 @@ class Known:
     cut: int = 0  # valences of open atoms that lead to added heavy atoms, orders counted
     hydrogens: int = 0  # hydrogens taken off the open atoms, of which added heavy atoms may replace some
     parent: str = ""  # SMILES of the molecule that others are derived from; equal ones are none
-    stay: Integer[Tensor, " n"] | None = None  # hydrogens, no atoms themselves, that an atom keeps; -1: any number
-    sides: Float[Tensor, "n 3"] | None = None  # added atoms lie on this side of their atom; 0: on any
+    marks: Integer[Tensor, "n 2"] | None = (
+        None  # orders together, and number, of an atom's bonds to added ones; -1: any
+    )
+    sides: Float[Tensor, "n 3"] | None = (
+        None  # added atoms lie on this side of their atom, its hydrogen on the other; 0: on any
+    )
 
     @property
     def is_part(self) -> bool:
         """Whether anything is known for certain."""
         return bool(self.pos.any() or self.atom.any() or self.bond.any())
+
+    @property
+    def full(self) -> Integer[Tensor, " n"] | None:
+        """Orders of all bonds of an atom whose marked bonds are to grow, -1 for others; None if there are no marks."""
+        if self.marks is None:
+            return None
+        order = self.marks[:, 0]
+        return torch.where(order >= 0, self.molecule.bond[0].sum(-1) + order, -1)
+
+    @property
+    def single_marks(self) -> Integer[Tensor, " n"] | None:
+        """The order of the marked bond of each atom that has one such bond, 0 for others; None if there are no marks."""
+        return None if self.marks is None else torch.where(self.marks[:, 1] == 1, self.marks[:, 0], 0)
 
     def __len__(self) -> int:
         return self.molecule.mask.shape[1]
@@ -45,7 +62,7 @@ class Known:
         digest = hashlib.sha256(repr((self.grows, self.cut, self.hydrogens, self.parent)).encode())
         for tensor in (m.pos, m.atom, m.bond, self.pos, self.atom, self.bond, self.closed):
             digest.update(tensor.numpy().tobytes())
-        for tensor in (self.stay, self.sides):
+        for tensor in (self.marks, self.sides):
             digest.update(b"" if tensor is None else tensor.numpy().tobytes())
         return f"Known({digest.hexdigest()})"
 

@@ -23,7 +23,7 @@ from moldiff.fragments import CHURN, STARTS, Plan, Wishes, start_near
 from moldiff.generation import load
 from moldiff.model_file import DataInfo
 from moldiff.outcomes import Record, Tally
-from moldiff.requests import Request
+from moldiff.requests import Request, choose_sampler
 from moldiff.samplers import Heun, Sampler, UniPC
 
 
@@ -311,7 +311,7 @@ class TestVerification:
         """The hydrogen of a marked atom stays, and nothing new takes its place, which would invert the centre."""
         given = embed(smiles)
         known = fragments.plan(Wishes(fix=given), implicit, Sampler()).known
-        assert known.stay.tolist() == [1, -1, -1, -1]
+        assert known.marks.tolist() == [[1, 1], [-1, -1], [-1, -1], [-1, -1]] and known.full.tolist() == [3, -1, -1, -1]
         pos = given.GetConformer().GetPositions()
         mark, hydrogen = pos[0], pos[5]
 
@@ -327,10 +327,32 @@ class TestVerification:
         assert not is_kept(known, grown(hydrogen), implicit.vocabulary), "inverted"
         assert not is_kept(known, grown(mark, hydrogen), implicit.vocabulary), "the hydrogen is gone"
 
+    @pytest.mark.parametrize("smiles", ["*/C=C/C#N", "*/C=C\\C#N", "*/N=C(/C)O", "*[S@](=O)C", "*[S@@](=O)C"])
+    def test_what_grows_takes_the_place_of_the_mark(self, implicit, smiles):
+        """Not that of the hydrogen, nor of a lone pair: the double bond, or the sulfoxide, would be the other isomer."""
+        data = replace(implicit, vocabulary=("C", "N", "O", "S"), atom_marginal=(0.4, 0.2, 0.2, 0.2))
+        given = embed(smiles)
+        known = fragments.plan(Wishes(fix=given), with_compositions(data, [(4, 6, 1, 1, 1, 1)]), Sampler()).known
+        pos = given.GetConformer().GetPositions()
+        mark, centre = pos[0], pos[1]
+
+        def grown(place: np.ndarray, order: int = 1) -> Chem.Mol:
+            atoms = known.template(1, len(known) + 1, "cpu")[0]
+            new, bond = atoms.pos.clone(), atoms.bond.clone()
+            new[0, -1] = torch.tensor(place)
+            bond[0, 0, -1] = bond[0, -1, 0] = order
+            return chem.with_hydrogens(chem.to_rdkit(atoms.replace(pos=new, bond=bond), data.vocabulary)[0])
+
+        side = known.sides[0].numpy() / np.linalg.norm(known.sides[0])
+        other = mark - 2 * ((mark - centre) @ side) * side
+        assert is_kept(known, grown(mark), data.vocabulary)
+        assert not is_kept(known, grown(other), data.vocabulary)
+        assert not is_kept(known, grown(mark, 2), data.vocabulary), "of another order"
+
     def test_nitrogen_inverts_by_itself(self, planned, implicit):
         known = planned("CN(C)*", data=implicit).known
-        assert known.stay.tolist() == [-1, 0, -1] and known.sides is None
-        assert planned("CC", data=implicit).known.stay is None, "any hydrogen may be replaced"
+        assert known.marks[:, 0].tolist() == [-1, 1, -1] and known.sides is None
+        assert planned("CC", data=implicit).known.marks is None, "any hydrogen may be replaced"
 
     def test_an_analogue_of_a_molecule_with_labels_is_another(self, data):
         labelled = embed("CC=N")
@@ -396,7 +418,7 @@ class TestGeneration:
         generator = load(trained, "cpu")
         known = fragments.plan(Wishes(like=embed("C=O")), generator.model.data, Sampler()).known
         little = Sampler(rule=UniPC(churn=0.0), sigma_max=0.05, from_template=True)
-        outcomes = list(generator.generate(3, known=known, sampler=little, rejects=True, max_attempts=8))
+        outcomes = list(generator.outcomes(Request(3, known=known, sampler=little, max_attempts=8)))
         assert "unchanged" in [o.reason for o in outcomes if not isinstance(o, Record)]
         assert "C=O" not in [o.smiles for o in outcomes if isinstance(o, Record)]
 
@@ -404,7 +426,10 @@ class TestGeneration:
         """Formaldehyde's atoms, C O H H, as the analogue of something else."""
         generator = load(trained, "cpu")
         known = fragments.plan(Wishes(like=embed("C=O"), strength=0.2), generator.model.data, Sampler()).known
-        outcomes = list(generator.generate(1, known=replace(known, parent="CO"), steps=8, max_attempts=20))
+        request = Request(1, known=replace(known, parent="CO"), sampler=choose_sampler(generator.model.config, None, 8))
+        outcomes = [
+            o for o in generator.outcomes(generator.screened(request, None, None, None)) if isinstance(o, Record)
+        ]
         assert [set(o.scores) for o in outcomes] == [{"similarity"}]
         assert outcomes[0].scores["similarity"] == similarity(embed("C=O"), "CO")
 

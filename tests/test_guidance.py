@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from moldiff.conditions import Conditions
-from moldiff.guidance import AllowedAtoms, OnTheirSide, WithinValences, classifier_free, evaluations, guided
+from moldiff.guidance import AllowedAtoms, AsMarked, OnTheirSide, WithinValences, classifier_free, evaluations, guided
 from moldiff.molecule import BOND_CLASSES, Molecules, Prediction
 from moldiff.schedules import NoiseLevel
 
@@ -102,7 +102,7 @@ class TestValences:
             bond[0, i, j] = bond[0, j, i] = torch.tensor(logits)
         return Prediction(torch.zeros(1, n, 3), atom, bond)
 
-    def bonds(self, x0: Prediction, sigma: float = 0.1, known: tuple[tuple[int, int], ...] = (), stay=None) -> dict:
+    def bonds(self, x0: Prediction, sigma: float = 0.1, known: tuple[tuple[int, int], ...] = (), full=None) -> dict:
         """Bonds that the guided estimate holds for likeliest."""
         b, n = x0.pos.shape[:2]
         mask = torch.ones(b, n, dtype=torch.bool)
@@ -110,18 +110,18 @@ class TestValences:
         level = NoiseLevel.free(noisy, torch.full((b,), sigma))
         for i, j in known:
             level.bond[:, i, j] = level.bond[:, j, i] = 0
-        guided_bonds = WithinValences(self.VOCABULARY, stay)(x0, noisy, level).bond_logits.argmax(-1)[0]
+        guided_bonds = WithinValences(self.VOCABULARY, full)(x0, noisy, level).bond_logits.argmax(-1)[0]
         assert torch.equal(guided_bonds, guided_bonds.T)
         return {(i, j): int(guided_bonds[i, j]) for i in range(n) for j in range(i, n) if guided_bonds[i, j]}
 
     SINGLE, WEAK, DOUBLE = [-5.0, 0, -5, -9], [-1.0, 0, -5, -9], [-9.0, -3, 0, -9]
 
-    def test_hydrogens_that_stay_take_their_valence_at_every_level(self):
+    def test_what_is_known_of_an_atoms_bonds_holds_at_every_level(self):
         x0 = self.estimate("O C C", {(0, 1): self.SINGLE, (0, 2): self.WEAK})
         assert self.bonds(x0) == {(0, 1): 1, (0, 2): 1}
         for sigma in (0.1, 2.0):
-            assert self.bonds(x0, sigma, stay=torch.tensor([1])) == {(0, 1): 1}
-            assert self.bonds(x0, sigma, stay=torch.tensor([-1])) == {(0, 1): 1, (0, 2): 1}
+            assert self.bonds(x0, sigma, full=torch.tensor([1])) == {(0, 1): 1}
+            assert self.bonds(x0, sigma, full=torch.tensor([-1])) == {(0, 1): 1, (0, 2): 1}
 
     def test_the_weakest_bond_goes(self):
         x0 = self.estimate("F C C", {(0, 1): self.SINGLE, (0, 2): self.WEAK})
@@ -179,6 +179,25 @@ class TestValences:
         torch.testing.assert_close(found.bond_logits.sort(-1).values, x0.bond_logits.sort(-1).values)
 
 
+@pytest.mark.parametrize("order", [1, 2])
+def test_one_bond_of_the_marked_order_grows(order):
+    """To the likeliest of the added atoms, whatever else was estimated; other bonds are left alone."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 5, 5, BOND_CLASSES, generator=generator)
+    logits = logits + logits.transpose(1, 2)
+    x0 = Prediction(torch.zeros(3, 5, 3), torch.zeros(3, 5, TOKENS), logits)
+    noisy = Molecules(torch.ones(3, 5, dtype=torch.bool), x0.pos, torch.zeros(3, 5).long(), torch.zeros(3, 5, 5).long())
+    found = AsMarked(torch.tensor([0, order]))(x0, noisy, NoiseLevel.free(noisy, torch.ones(3))).bond_logits
+    assert torch.equal(found, found.transpose(1, 2)) and torch.isfinite(found.log_softmax(-1)).all()
+    likeliest = logits.softmax(-1)[:, 1, 2:, 1:].sum(-1).argmax(1)
+    for k, added in enumerate(likeliest.tolist()):
+        orders = found[k, 1, 2:].argmax(-1)
+        assert orders[added] == order and orders.sum() == order
+    other = torch.ones(5, 5, dtype=torch.bool)
+    other[1, 2:] = other[2:, 1] = False
+    assert torch.equal(found[:, other], logits[:, other])
+
+
 def test_what_is_bonded_to_a_marked_atom_lies_on_its_side():
     pos = torch.tensor([[[0.0, 0, 0], [1, 0, 1], [1, 0, -1], [0, 0, -2]]])
     bonds = torch.zeros(1, 4, 4, BOND_CLASSES)
@@ -189,5 +208,6 @@ def test_what_is_bonded_to_a_marked_atom_lies_on_its_side():
         torch.ones(1, 4, dtype=torch.bool), torch.zeros(1, 4, 3), torch.zeros(1, 4).long(), torch.zeros(1, 4, 4).long()
     )
     found = OnTheirSide(torch.tensor([[0.0, 0, 3]]))(x0, noisy, NoiseLevel.free(noisy, torch.ones(1)))
-    assert found.pos[0].tolist() == [[0, 0, 0], [1, 0, 1], [1, 0, 1], [0, 0, -2]]
+    mirrored = 2 * OnTheirSide.CLEAR + 1  # as far beyond a plane a little on the right side
+    assert found.pos[0].flatten().tolist() == pytest.approx([0, 0, 0, 1, 0, 1, 1, 0, mirrored, 0, 0, -2])
     assert torch.equal(OnTheirSide(torch.zeros(1, 3))(x0, noisy, NoiseLevel.free(noisy, torch.ones(1))).pos, pos)

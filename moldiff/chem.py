@@ -27,6 +27,7 @@ MAX_RELAXATION_STEPS = 500
 TURNS = (1.75, 3.84)  # radians: about thirds of a turn, and off them, since a symmetric start may be a saddle point
 SAME_ENERGY = 0.01  # kcal/mol, by which conformers that mirror each other may differ
 
+TETRAHEDRAL = {getattr(Chem.ChiralType, f"CHI_{tag}") for tag in ("UNSPECIFIED", "TETRAHEDRAL_CW", "TETRAHEDRAL_CCW")}
 _BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 ORDERS = {bond_type: order for order, bond_type in _BOND_TYPES.items()}  # Kekulé
 # RDKit's clean-up rewrites groups (pentavalent nitro, hypervalent halogens): a repair, so not in a judgement.
@@ -294,8 +295,17 @@ def check(mol: Chem.Mol) -> Verdict:
             return Verdict(None, "radical")
         if not _has_sound_coordinates(copy):
             return Verdict(None, "coordinates")
-        Chem.AssignStereochemistryFrom3D(copy)
+        assign_stereo(copy)
     return Verdict(copy, None)
+
+
+def assign_stereo(mol: Chem.Mol) -> None:
+    """Stereo from the coordinates, in place, of tetrahedral centres and double bonds: RDKit would take a distorted sulfonyl group
+    for a trigonal bipyramid, and another molecule."""
+    Chem.AssignStereochemistryFrom3D(mol)
+    for atom in mol.GetAtoms():
+        if atom.GetChiralTag() not in TETRAHEDRAL:
+            atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
 
 
 def largest_ring(mol: Chem.Mol) -> int:

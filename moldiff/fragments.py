@@ -297,7 +297,9 @@ def _molecule(mol: Chem.Mol, kept: list[int], data: DataInfo, option: str) -> Mo
             part.RemoveAtom(atom.GetIdx())
         elif name not in vocabulary:
             known = ", ".join(data.vocabulary)
-            raise RequestError(f"{option}: atom {atom.GetIdx() + 1} ({name}), counted from 1: the model knows {known}")
+            remedy = "neutralise it" if atom.GetFormalCharge() and atom.GetSymbol() in vocabulary else "leave it out"
+            text = f"atom {atom.GetIdx() + 1} ({name}), counted from 1: the model knows {known}; {remedy}"
+            raise RequestError(f"{option}: {text}, or take another model")
     part.CommitBatchEdit()
     for atom in part.GetAtoms():
         atom.SetNoImplicit(True)
@@ -365,7 +367,7 @@ def _smiles(mol: Chem.Mol) -> str:
     """With the stereo of its coordinates, as those of records are."""
     copy = chem.unmapped(mol)
     with chem.quiet():
-        Chem.AssignStereochemistryFrom3D(copy)
+        chem.assign_stereo(copy)
     return chem.smiles(copy)
 
 

@@ -104,7 +104,7 @@ class Generator:
             fix=fix, like=like, shape=shape, pharmacophore=pharmacophore,
             **{name: options[name] for name in ("guidance", "time_limit") if name in options},
         )  # fmt: skip
-        if unknown := set(options) - FURTHER:
+        if unknown := set(options) - set(FURTHER):
             raise RequestError(
                 f"{', '.join(sorted(unknown))}: no option of generate; help(generator.generate) tells all"
             )
@@ -368,13 +368,7 @@ class Generator:
         return Record(identity, accepted, text, request.seed, index, scores, relaxed)
 
 
-FURTHER = {
-    "sampler",
-    "unique",
-    "guidance",
-    "max_attempts",
-    "time_limit",
-}  # fields of Request that generate takes as they are
+FURTHER = ("sampler", "unique", "guidance", "max_attempts", "time_limit")  # fields of Request, taken as they are
 KINDS = {  # of what generate is given, beside None
     "formula": (str, "a text"), "replace": (str, "a text"), "filter": (str, "a text"), "steps": (Integral, "a whole number"),
     "strength": (Real, "a number"), "guidance": (Real, "a number"), "time_limit": (Real, "a number"),
@@ -384,11 +378,20 @@ KINDS = {  # of what generate is given, beside None
 }  # fmt: skip
 
 
+MEMBERS = {"targets": (str, "the name of a property"), "attach": (Integral, "a whole number, RDKit's index of an atom"),
+           "pharmacophore": (chem.Chem.Mol, "an RDKit molecule with coordinates")}  # fmt: skip
+
+
 def _check_kinds(**values: Any) -> None:
     for name, value in values.items():
         kind, words = KINDS[name]
         if not (value is None or isinstance(value, kind)):
             raise RequestError(f"{name}={value!r}: must be {words}")
+        if kinds := MEMBERS.get(name):
+            of, words = kinds
+            for member in value if isinstance(value, Iterable) and not isinstance(value, chem.Chem.Mol) else ():
+                if not isinstance(member, of):
+                    raise RequestError(f"{name}: {member!r}: must be {words}")
 
 
 def _pair(value: Any, named: str) -> tuple[Any, Any]:

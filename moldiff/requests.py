@@ -5,7 +5,7 @@ import math
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 
-from moldiff.conditions import Target, check_targets
+from moldiff.conditions import Target, check_targets, find_property
 from moldiff.config import GUIDANCE, QUALITIES, Config
 from moldiff.draws import SizeDraw
 from moldiff.errors import RequestError
@@ -146,4 +146,5 @@ def with_molecules(draft: Request, data: DataInfo, wishes: Wishes, overlay: Over
         sizes = overlay.heavy_atoms(data)
     planned = plan(wishes, data, draft.sampler, sizes)
     guides = (*draft.guides, *overlay.guides(data, planned.known))
-    return replace(draft, guides=guides, overlay=overlay, **planned.fields), planned
+    targets = tuple(replace(t, name=find_property(t.name, data.properties).name) for t in draft.targets)
+    return replace(draft, guides=guides, overlay=overlay, targets=targets, **planned.fields), planned

@@ -171,6 +171,20 @@ def test_stereo_comes_from_the_coordinates():
     assert names == [Chem.CanonSmiles("C[C@H](N)C(=O)O"), Chem.CanonSmiles("C[C@@H](N)C(=O)O")]
 
 
+def test_a_distorted_sulfonyl_group_is_no_centre():
+    """An angle of 160 degrees, and RDKit would call it a trigonal bipyramid."""
+    mol = Chem.AddHs(Chem.MolFromSmiles("CS(=O)(=O)N"))
+    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
+    pos = mol.GetConformer().GetPositions()
+    carbon, sulfur, nitrogen = 0, 1, 4
+    away = (pos[sulfur] - pos[carbon]) / np.linalg.norm(pos[sulfur] - pos[carbon])
+    mol.GetConformer().SetAtomPosition(nitrogen, (pos[sulfur] + 1.9 * away).tolist())
+    copy = Chem.Mol(mol)
+    Chem.AssignStereochemistryFrom3D(copy)
+    assert "@" in Chem.MolToSmiles(copy), "of no use otherwise"
+    assert chem.smiles(chem.check(mol).mol) == "CS(N)(=O)=O"
+
+
 def test_smiles_without_stereo_has_no_hydrogen_left():
     mol = chem.check(converted(embedded("[H]/N=C/C"))).mol
     assert chem.smiles(mol) == Chem.CanonSmiles("[H]/N=C/C")

@@ -7,9 +7,11 @@ import time
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import with_compositions
+from rdkit import Chem
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from moldiff import attempts, chem, doctor, generation, relay, windows
@@ -18,11 +20,13 @@ from moldiff.conditions import Target
 from moldiff.config import Config, NetworkConfig, preset
 from moldiff.draws import SizeDraw
 from moldiff.errors import RequestError
+from moldiff.fragments import Wishes
 from moldiff.generation import Generator, load
 from moldiff.model import Model, choose_device
 from moldiff.model_file import DataInfo, ModelFileError
 from moldiff.outcomes import Record, Tally
-from moldiff.requests import Request, choose_sampler
+from moldiff.overlay import Overlay
+from moldiff.requests import Request, choose_sampler, with_molecules
 from moldiff.samplers import Ancestral, KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
 from moldiff.screening import Screen
@@ -330,6 +334,21 @@ class TestRefusals:
     def test_requests(self, small, options, message):
         with pytest.raises(RequestError, match=re.escape(message)):
             small.generate(**{"n": 3, **options})
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [({"attach": [1.5]}, "attach: 1.5: must be a whole number"),
+         ({"targets": {3: 4}}, "targets: 3: must be the name of a property"),
+         ({"pharmacophore": ["x"]}, "pharmacophore: 'x': must be an RDKit molecule")],
+    )  # fmt: skip
+    def test_members(self, given, message):
+        with pytest.raises(RequestError, match=re.escape(message)):
+            generation._check_kinds(**given)
+        generation._check_kinds(attach=np.array([1, 2]), targets={"gap": 5.0}, pharmacophore=Chem.MolFromSmiles("C"))
+
+    def test_a_property_by_any_spelling_is_the_same_request(self, info):
+        draft = Request(1, targets=(Target("GAP", 5.0, 6.0),))
+        assert with_molecules(draft, info, Wishes(), Overlay())[0].targets == (Target("gap", 5.0, 6.0),)
 
     def test_none_is_the_default(self, small):
         none = dict.fromkeys(("sampler", "unique", "guidance", "max_attempts", "time_limit"))

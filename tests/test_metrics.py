@@ -218,6 +218,11 @@ def test_novelty_with_stereo():
     assert (result["novel_stereo"].numerator, result["novel_stereo"].denominator) == (1, 2)
 
 
+def test_isotopes_do_not_make_a_molecule_novel():
+    assert evaluate([named("[13CH3]O")], Reference("the same", ["[13CH3]O"]))["novel"].value == 0
+    assert evaluate([named("CO")], Reference("labelled", ["[13CH3]O"]))["novel"].value == 0
+
+
 def test_reference_that_is_not_canonical_is_refused():
     with pytest.raises(ValueError, match=r"reference 'old': 1 of 1 .*'OCC'.*not canonical"):
         evaluate([named("CCO")], Reference("old", ["OCC"]))

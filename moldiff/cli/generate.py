@@ -209,7 +209,7 @@ def generate(
         if formula is not None:
             identity |= {"formula": formula}
         if targets:
-            identity |= {"targets": list(map(str, targets)), "guidance": guidance}
+            identity |= {"targets": list(map(str, request.targets)), "guidance": guidance}
         if planned.known or request.guides:
             given = {**kept, "shape": shape, "pharmacophore": pharmacophore}
             identity |= {k: [*map(str, v)] if isinstance(v, list) else str(v) for k, v in given.items() if v}

@@ -18,7 +18,7 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from moldiff import judging
-from moldiff.chem import ORDERS, check, relax, smiles, token_name
+from moldiff.chem import ORDERS, assign_stereo, check, relax, smiles, token_name
 from moldiff.datasets.computed import compute
 from moldiff.datasets.prepared import Structure
 from moldiff.datasets.records import Record
@@ -120,7 +120,7 @@ def _read(record: Record, options: Curation) -> Mol:
         if mol.GetNumConformers():
             Chem.DetectBondStereochemistry(mol)
     if _is_3d(mol):
-        Chem.AssignStereochemistryFrom3D(mol)
+        assign_stereo(mol)
     else:
         Chem.AssignStereochemistry(mol, cleanIt=True, force=True)
     return mol

@@ -6,7 +6,7 @@ from rdkit import Chem
 from rdkit.Chem import Mol
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from moldiff.chem import quiet
+from moldiff.chem import assign_stereo, quiet
 from moldiff.metrics.validity import sanitised
 
 WIDTH, HEIGHT = 160, 110  # of the view box; the page scales it
@@ -64,7 +64,7 @@ def _graph(mol: Mol) -> Mol:
         copy.UpdatePropertyCache(strict=False)
     else:
         if copy.GetNumConformers() and copy.GetConformer().Is3D():
-            Chem.AssignStereochemistryFrom3D(copy)
+            assign_stereo(copy)
         copy = Chem.RemoveHs(copy, sanitize=False)
     for atom in copy.GetAtoms():
         for key in atom.GetPropNames():

@@ -1,10 +1,12 @@
 """Validity, connectedness, radicals, charge; uniqueness and novelty of what is valid and connected."""
 
+import re
+
 import pandas as pd
 from rdkit import Chem
 from rdkit.Chem import Mol, SanitizeFlags
 
-from moldiff.chem import SANITISE, quiet
+from moldiff.chem import SANITISE, assign_stereo, quiet
 from moldiff.errors import MoldiffError
 from moldiff.metrics.core import Metric, Reference, distinct_share, rate
 
@@ -97,7 +99,7 @@ def flat_smiles(mol: Mol) -> str:
 def _stereo_smiles(mol: Mol) -> str:
     copy = Chem.Mol(mol)
     if copy.GetNumConformers() and copy.GetConformer().Is3D():
-        Chem.AssignStereochemistryFrom3D(copy)
+        assign_stereo(copy)
     return Chem.MolToSmiles(Chem.RemoveHs(copy, sanitize=False))
 
 
@@ -119,7 +121,7 @@ def _has_stereo(smiles: str) -> bool:
 
 def without_stereo(smiles: str) -> str:
     """A canonical SMILES as :func:`flat_smiles` writes it. Raises :class:`MoldiffError` if RDKit does not read it."""
-    if not _has_stereo(smiles):
+    if not (_has_stereo(smiles) or re.search(r"\[\d", smiles)):  # nor isotopes
         return smiles
     mol = Chem.MolFromSmiles(smiles)
     if mol is None:

@@ -42,5 +42,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
             part.unlink()
     else:
         (folder / "header.json").write_text(damage)
-    with pytest.raises(CheckpointError, match=r"checkpoint-000000001: cannot be read \(.*\); remove it: --resume takes"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-000000001: cannot be read \(.*\); remove it: --resume takes"
+    ):
         read_checkpoint(folder)

@@ -29,6 +29,7 @@ from moldiff.datasets.shards import SIZE, Dropped, Shard, Shards, discard, ident
 
 CHUNK = 10  # records that a process gets at a time
 UNKNOWN = ("", "nan")  # texts of a property without a value
+LARGEST = float(np.finfo(np.float32).max)  # value that a set holds
 Progress = Callable[[int, int], None]
 
 
@@ -154,13 +155,19 @@ def _numbers(library: Library, item: Item, found: Curated) -> tuple[list[float],
             continue
         text = next(texts)
         unknown = text is None or text.strip().lower() in UNKNOWN
-        try:
-            numbers.append(math.nan if unknown else float(text))
-        except ValueError:
-            numbers.append(math.inf)
+        numbers.append(math.nan if unknown else _number(text))
         if math.isinf(numbers[-1]):
-            return [], f"{name} is {text!r}, no number; leave it empty where it is unknown"
+            return [], f"{name} is {text!r}, no number up to {LARGEST:.1e}; leave it empty where it is unknown"
     return numbers, ""
+
+
+def _number(text: str) -> float:
+    """Infinite for what is none, or too large for float32."""
+    try:
+        number = math.inf if "_" in text else float(text)  # Python reads 1_0 as 10
+    except ValueError:
+        return math.inf
+    return math.inf if abs(number) > LARGEST else number
 
 
 def _kept(library: Library, shards: Shards, selection: Selection) -> dict[str, Any]:

@@ -380,6 +380,19 @@ preparing.prepare_library(library, Path({str(tmp_path / "set")!r}), 1, kill)
         discard(tmp_path / "set")
         assert list((tmp_path / "set").iterdir()) == []
 
+    @pytest.mark.parametrize(
+        ("rows", "activity", "says"),
+        [(2, ["1", "2"], "2 different usable molecules"), (12, ["1"] * 12, "property activity: is 1 everywhere")],
+    )
+    def test_a_file_is_corrected(self, tmp_path, rows, activity, says):
+        table = write_table(tmp_path / "own.csv", GOOD[:rows], activity=activity)
+        library = Library([table], properties=[("activity", "")])
+        with pytest.raises(PreparedDataError, match=says):
+            prepare_library(library, tmp_path / "set", jobs=1)
+        assert list((tmp_path / "set").iterdir()) == [], "nothing that the next attempt would be refused for"
+        write_table(table, GOOD, activity=[str(k) for k in range(len(GOOD))])
+        assert prepare_library(library, tmp_path / "set", jobs=1)["counts"]["kept"] == len(GOOD)
+
     def test_no_record(self, tmp_path):
         path = write_table(tmp_path / "heading.csv", [])
         with pytest.raises(ReadError, match=r"heading\.csv: no record in it; give a file with molecules"):

@@ -58,6 +58,13 @@ def test_sdf(write, name, line_end):
     assert found == [(1, "one", "line 1", "CCO"), (2, "two", f"line {len(sdf('CCO').splitlines()) + 1}", "C#N")]
 
 
+@pytest.mark.parametrize("mark", ["\f", "\v", "\x1c", "\x85", "\u2028"])
+def test_titles_may_hold_what_python_takes_for_the_end_of_a_line(write, mark):
+    title = f"one{mark}two"
+    assert read(write("a.sdf", sdf("CCO", title))) == [(1, title, "line 1", "CCO")]
+    assert read(write("a.xyz", WATER.replace("water", title))) == [(1, title, "line 1", "O.[H].[H]")]
+
+
 def test_sdf_is_as_written(write):
     """RDKit's usual reading turns pentavalent nitro groups into charged ones and adds hydrogens."""
     text = sdf("C[N+](=O)[O-]").replace("M  CHG  2   2   1   4  -1\n", "").replace("  2  4  1  0", "  2  4  2  0")

@@ -97,6 +97,12 @@ def test_smiles_with_and_without_names_and_heading(write, name):
     assert read(write(name, text.partition("\n")[2]))[0] == (1, "ethanol, 96 %", "line 1", "CCO")
 
 
+def test_what_stands_behind_a_smiles_is_not_always_a_name(write):
+    found = read(write("a.smi", "CC |^1:0| ethyl\nCC |a\n"))
+    assert found[0][3] == "a CXSMILES: what stands between | and | is not read; leave it out"
+    assert found[1] == (2, "|a", "line 2", "CC")
+
+
 def test_hydrogens_that_a_smiles_implies_are_atoms(write):
     counts = {"C": 5, "[CH3]": 4, "[C]": 1, "c1cc[nH]c1": 10, "[H]O[H]": 3, "C(C)(C)(C)(C)C": 21}
     found = [record.read()[0].GetNumAtoms() for record in read_records(write("a.smi", "\n".join(counts)))]
@@ -153,6 +159,24 @@ def test_parquet(tmp_path):
     assert read(path) == [
         (1, "7", "row 1", "CCO"), (2, "", "row 2", "no SMILES in this row"), (3, "9", "row 3", "not a SMILES: 'C(C'"),
     ]  # fmt: skip
+
+
+def test_parquet_of_bytes(tmp_path):
+    path = parquet(tmp_path / "a.parquet", {"smiles": [b"CCO", b"\xff", None], "id": [b"one", None, None]})
+    assert read(path)[0] == (1, "one", "row 1", "CCO")
+    assert [found[3] for found in read(path)[1:]] == ["not a SMILES: '\ufffd'", "no SMILES in this row"]
+
+
+def test_parquet_with_columns_of_one_name(tmp_path):
+    pyarrow, writer = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    for names, refused in ((["smiles", "x", "x"], False), (["x", "smiles", "smiles"], True)):
+        writer.write_table(pyarrow.Table.from_arrays([["C"], ["C"], ["C"]], names=names), path)
+        if refused:
+            with pytest.raises(ReadError, match=r"a\.parquet: has several columns 'smiles'; rename all but one"):
+                read(path)
+        else:
+            assert read(path) == [(1, "", "row 1", "C")]
 
 
 def test_molecules_in_memory():

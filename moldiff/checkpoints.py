@@ -1,13 +1,14 @@
 """Checkpoints of a run: a folder of safetensors files, each small enough to be carried about, complete or absent."""
 
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from moldiff.errors import MoldiffError
@@ -33,9 +34,12 @@ def write_checkpoint(run: Path, step: int, tensors: dict[str, Tensor], header: d
         shutil.rmtree(left)
     unfinished = run / f".{final.name}.tmp"
     unfinished.mkdir(parents=True)
+    hashes = {}
     for k, part in enumerate(_parts(tensors)):
-        _write(unfinished / f"part-{k:03d}.safetensors", save(part))
-    _write(unfinished / "header.json", json.dumps(header).encode())
+        name, content = f"part-{k:03d}.safetensors", save(part)
+        _write(unfinished / name, content)
+        hashes[name] = hashlib.sha256(content).hexdigest()
+    _write(unfinished / "header.json", json.dumps({**header, "parts": hashes}).encode())
     os.replace(unfinished, final)
     for old in run.glob("checkpoint-*"):
         if old != final:
@@ -43,15 +47,21 @@ def write_checkpoint(run: Path, step: int, tensors: dict[str, Tensor], header: d
 
 
 def read_checkpoint(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header. Raises :class:`CheckpointError` for a damaged folder."""
+    """Tensors and header. Raises :class:`CheckpointError` for a folder that is not as it was written."""
     tensors: dict[str, Tensor] = {}
     try:
         header = json.loads((folder / "header.json").read_text())
-        for part in sorted(folder.glob("part-*.safetensors")):
-            with safe_open(part, "pt") as file:
-                tensors |= {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{folder}: cannot be read ({error}); start again without --resume") from error
+        hashes = header.pop("parts", None) if isinstance(header, dict) else None
+        if not hashes:
+            raise ValueError("header.json names no parts")
+        for name, expected in hashes.items():
+            content = (folder / name).read_bytes()
+            if hashlib.sha256(content).hexdigest() != expected:
+                raise ValueError(f"{name} does not match its hash")
+            tensors |= load(content)
+    except (SafetensorError, OSError, ValueError) as error:
+        remedy = "remove it: --resume takes an older one if there is one, else start again without --resume"
+        raise CheckpointError(f"{folder}: cannot be read ({error}); {remedy}") from error
     return tensors, header
 
 

@@ -1,6 +1,7 @@
 """Configuration: frozen dataclasses, TOML in, JSON out, presets as one literal table."""
 
 import dataclasses
+import json
 import math
 import tomllib
 from dataclasses import dataclass, field
@@ -117,8 +118,14 @@ class Config:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Config":
-        return _build(cls, values, "")
+    def from_dict(cls, values: dict[str, Any], path: Path | None = None) -> "Config":
+        """``path``: the file that the values are from, for messages."""
+        try:
+            return _build(cls, values, "")
+        except ConfigError as error:
+            if path is None:
+                raise
+            raise ConfigError(f"{path}: {error}; correct it, or use the version of moldiff that wrote it") from error
 
     def override(self, assignments: list[str]) -> "Config":
         """Apply ``section.key=value`` strings, values written as in TOML, e.g. ``train.lr=1e-3``."""
@@ -138,10 +145,15 @@ class Config:
 
 
 def read_config(path: Path) -> Config:
+    """Of a TOML file, or of a run's ``config.json``."""
+    kind, parse = ("JSON", json.loads) if Path(path).suffix == ".json" else ("TOML", tomllib.loads)
     try:
-        return Config.from_dict(tomllib.loads(Path(path).read_text()))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path}: not TOML ({error})") from error
+        values = parse(Path(path).read_text())
+    except ValueError as error:
+        raise ConfigError(f"{path}: not {kind} ({error}); correct it, or name a preset") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: not a configuration; correct it, or name a preset")
+    return Config.from_dict(values, path)
 
 
 def preset(name: str) -> Config:

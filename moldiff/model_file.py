@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from moldiff.conditions import Property
-from moldiff.config import Config
+from moldiff.config import Config, ConfigError
 from moldiff.errors import MoldiffError
 from moldiff.files import write_atomically
 from moldiff.molecule import by_element
@@ -167,10 +167,13 @@ class TrainedNetwork(nn.Module):
         tensors, header = read_file(Path(path))
         if tensor_hash(tensors) != header["sha256"]:
             raise ModelFileError(f"{path}: weights do not match their hash, the file is damaged; get it again")
-        config = Config.from_dict(header["config"])
-        if config.task != cls.TASK:
-            raise ModelFileError(f"{path}: these weights are made to {config.task}, not to {cls.TASK}; name others")
-        model = cls(config, DataInfo.from_dict(header["data"]), header["info"])
+        try:
+            config = Config.from_dict(header["config"])
+            if config.task != cls.TASK:
+                raise ModelFileError(f"{path}: these weights are made to {config.task}, not to {cls.TASK}; name others")
+            model = cls(config, DataInfo.from_dict(header["data"]), header["info"])
+        except ConfigError as error:  # settings of another version
+            raise ModelFileError(f"{path}: {error}; use the version of moldiff that wrote it") from error
         model.network.load_state_dict({k: v.float() for k, v in tensors.items()})
         model.requires_grad_(False)
         return model.eval().to(device)

@@ -137,7 +137,7 @@ class Output:
             state = json.loads(self.state.read_text())
             tally = Tally(state["next_index"], state["kept"], Counter(state["rejected"]), state["tries"])
             identity, sizes = state["identity"], state["bytes"]
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise self._damaged(self.state) from error
         different = [k for k in {**identity, **self.identity} if identity.get(k) != self.identity.get(k)]
         if different:
@@ -249,7 +249,9 @@ def _tidy(path: Path) -> None:
 def _finish_tidying(path: Path) -> None:
     """:func:`_tidy` after a run that was interrupted when its journal had become the output."""
     state, journal, _ = _working_files(path)
-    with suppress(OSError, ValueError):  # without a state there is nothing to do; one that is damaged is not for here
+    with suppress(
+        OSError, ValueError, AttributeError
+    ):  # without a state there is nothing to do; one that is damaged is not for here
         if not journal.exists() and json.loads(state.read_text()).get("ended"):
             _tidy(path)
 
@@ -264,7 +266,7 @@ def is_complete(path: Path, n: int, identity: dict[str, Any]) -> bool:
     try:
         found = json.loads(path.with_name(f"{path.name}.summary.json").read_text(encoding="utf-8"))
         return found["request"] == identity and found["kept"] >= n
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return False
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from moldiff.checkpoints import PART_BYTES, latest_checkpoint, read_checkpoint, write_checkpoint
+from moldiff.checkpoints import PART_BYTES, CheckpointError, latest_checkpoint, read_checkpoint, write_checkpoint
 
 
 def test_checkpoints_come_in_small_files_and_a_crash_leaves_the_last(tmp_path, monkeypatch):
@@ -26,3 +26,23 @@ def test_checkpoints_come_in_small_files_and_a_crash_leaves_the_last(tmp_path, m
     assert read_checkpoint(latest_checkpoint(tmp_path))[1] == {"step": 1}
     write_checkpoint(tmp_path, 3, tensors, {"step": 3})
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-000000003"]
+
+
+@pytest.mark.parametrize("damage", ["a part is gone", "bytes of a part", "all parts are gone", "{}", "[]", "{"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
+    write_checkpoint(tmp_path, 1, {f"t{k}": torch.randn(3 * 2**18) for k in range(6)}, {"step": 1})
+    folder = latest_checkpoint(tmp_path)
+    parts = sorted(folder.glob("part-*"))
+    assert len(parts) == 2
+    if damage == "bytes of a part":
+        content = parts[1].read_bytes()
+        parts[1].write_bytes(content[:-100] + bytes(100))
+    elif "gone" in damage:
+        for part in parts[1 if damage.startswith("a part") else 0 :]:
+            part.unlink()
+    else:
+        (folder / "header.json").write_text(damage)
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-000000001: cannot be read \(.*\); remove it: --resume takes"
+    ):
+        read_checkpoint(folder)

@@ -1,6 +1,7 @@
 """Configuration: what is wrong is refused by name."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -93,6 +94,23 @@ def test_toml(tmp_path):
     assert (config.preset, config.train.steps, config.network.kind) == ("mine", 7, "egnn")
     path.write_text("train = [")
     with pytest.raises(ConfigError, match=r"config\.toml: not TOML"):
+        read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", r"config\.json: not JSON \(.*\); correct it, or name a preset"),
+        ("[]", r"config\.json: not a configuration; correct it"),
+        ('{"foo": 1}', r"config\.json: unknown key foo; there are .*; correct it, or use the version"),
+    ],
+)
+def test_the_configuration_of_a_run(tmp_path, text, message):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(preset("qm9-tiny").to_dict()))
+    assert read_config(path) == preset("qm9-tiny")
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
         read_config(path)
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from moldiff.config import Config, NetworkConfig
 from moldiff.model import Model, symmetric
-from moldiff.model_file import DataInfo, ModelFileError
+from moldiff.model_file import DataInfo, ModelFileError, read_file
 from moldiff.schedules import NoiseLevel
 
 SMALL = NetworkConfig("transformer", {"width": 16, "layers": 2, "vectors": 4, "pair_width": 8, "heads": 2, "radial": 4})
@@ -260,6 +260,21 @@ class TestFile:
         digest = hashlib.sha256(text.encode()).hexdigest()
         save_file(load_file(weights), weights, metadata={"moldiff": f"{digest} {text}"})
         with pytest.raises(ModelFileError, match=f"format {number}, .*{remedy}"):
+            Model.load(weights)
+
+    @pytest.mark.parametrize("section", [(), ("network", "options")])
+    def test_settings_of_another_version(self, weights, section):
+        tensors, header = read_file(weights)
+        target = header["config"]
+        for name in section:
+            target = target[name]
+        target["foo"] = 1
+        text = json.dumps(header)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        save_file(tensors, weights, metadata={"moldiff": f"{digest} {text}"})
+        with pytest.raises(
+            ModelFileError, match=r"w.*\.safetensors: .*foo.*; use the version of moldiff that wrote it"
+        ):
             Model.load(weights)
 
 

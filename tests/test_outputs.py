@@ -228,7 +228,7 @@ class TestResuming:
         written(path, resume=True)
         assert path.read_bytes() == straight
 
-    @pytest.mark.parametrize("damage", ["short", "gone", "state"])
+    @pytest.mark.parametrize("damage", ["short", "gone", "state", "list"])
     def test_damage_is_named(self, interrupted, damage):
         journal, state = (interrupted.with_name(f".out.sdf.partial.{kind}") for kind in ("sdf", "json"))
         if damage == "short":
@@ -236,8 +236,8 @@ class TestResuming:
         elif damage == "gone":
             journal.unlink()
         else:
-            state.write_text(state.read_text()[:50])
-        name = state.name if damage == "state" else journal.name
+            state.write_text("[]" if damage == "list" else state.read_text()[:50])
+        name = state.name if damage in ("state", "list") else journal.name
         with pytest.raises(RequestError, match=f"cannot resume, .*{name} is damaged or missing; --force starts again"):
             Output(interrupted, PROVENANCE, IDENTITY, resume=True)
         written(interrupted, force=True)

@@ -1,6 +1,5 @@
 """``moldiff train``."""
 
-import json
 import signal
 import time
 from collections.abc import Iterator
@@ -106,13 +105,13 @@ def _settings(named: str | None, file: Path | None, run: Path | None, weights: P
     if named:
         return preset(named)
     if run and (run / CONFIG).is_file():
-        return Config.from_dict(json.loads((run / CONFIG).read_text()))
+        return read_config(run / CONFIG)
     if weights:
         from moldiff.finetuning import settings_for
         from moldiff.model_file import read_file
 
         _, header = read_file(weights)
-        return settings_for(Config.from_dict(header["config"]))
+        return settings_for(Config.from_dict(header["config"], weights))
     return preset(DEFAULT)
 
 

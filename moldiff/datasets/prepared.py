@@ -313,7 +313,12 @@ def read_meta(directory: Path) -> dict:
     path = Path(directory) / "meta.json"
     if not path.is_file():
         raise PreparedDataError(f"{directory}: no meta.json here; make a set with `moldiff data prepare qm9 -o DIR`")
-    meta = json.loads(path.read_text())
+    try:
+        meta = json.loads(path.read_text())
+    except ValueError as error:
+        raise PreparedDataError(f"{path}: cannot be read ({error}); prepare the set again") from error
+    if not isinstance(meta, dict):
+        raise PreparedDataError(f"{path}: is not the metadata of a set; prepare the set again")
     if meta.get("format") != FORMAT:
         raise PreparedDataError(f"{path}: format {meta.get('format')}, this version reads {FORMAT}; prepare it again")
     return meta

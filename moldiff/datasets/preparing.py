@@ -21,7 +21,7 @@ from moldiff.chem import RDKIT_VERSION, token_name
 from moldiff.crew import CRASH, TIMEOUT, Answer, Crew
 from moldiff.datasets.curation import Curated, from_json
 from moldiff.datasets.library import SPLIT_RULES, Item, Library, read_items, survey
-from moldiff.datasets.prepared import SPLITS, Split, learned_from, sort_kinds, write_prepared
+from moldiff.datasets.prepared import SPLITS, PreparedDataError, Split, learned_from, sort_kinds, write_prepared
 from moldiff.datasets.published import PUBLISHED
 from moldiff.datasets.records import Record
 from moldiff.datasets.selection import Members, Selection, dropped_rows, select
@@ -29,6 +29,7 @@ from moldiff.datasets.shards import SIZE, Dropped, Shard, Shards, discard, ident
 
 CHUNK = 10  # records that a process gets at a time
 UNKNOWN = ("", "nan")  # texts of a property without a value
+LARGEST = float(np.finfo(np.float32).max)  # value that a set holds
 Progress = Callable[[int, int], None]
 
 
@@ -51,16 +52,20 @@ def prepare_library(
         discard(directory)
     shards = Shards(directory, request)
     _curate_all(library, shards, sum(records), jobs or os.cpu_count() or 1, progress)
-    selection = select(library, shards)
+    try:
+        selection = select(library, shards)
+        members = {name: Members(shards, selection, number) for number, name in enumerate(SPLITS)}
+        train = (split for split, _ in members["train"])
+        learned = learned_from(train, selection.vocabulary, library.properties, library.curation.hydrogens)
+    except PreparedDataError:  # whatever is corrected makes another request, which work that is there would refuse
+        shards.remove()
+        raise
     reasons: Counter[str] = Counter()
     write_dropped(directory / "dropped.csv", dropped_rows(library, shards, selection, records, reasons))
-    members = {name: Members(shards, selection, number) for number, name in enumerate(SPLITS)}
     meta = {
         "name": directory.resolve().name,
         "vocabulary": selection.vocabulary,
-        **learned_from(
-            (split for split, _ in members["train"]), selection.vocabulary, library.properties, library.curation.hydrogens
-        ),
+        **learned,
         **library.origin,
         "source_sha256": request["sha256"],
         "first_row": dict(zip(library.labels, [1 + n for n in accumulate(records, initial=0)], strict=False)),
@@ -154,13 +159,19 @@ def _numbers(library: Library, item: Item, found: Curated) -> tuple[list[float],
             continue
         text = next(texts)
         unknown = text is None or text.strip().lower() in UNKNOWN
-        try:
-            numbers.append(math.nan if unknown else float(text))
-        except ValueError:
-            numbers.append(math.inf)
+        numbers.append(math.nan if unknown else _number(text))
         if math.isinf(numbers[-1]):
-            return [], f"{name} is {text!r}, no number; leave it empty where it is unknown"
+            return [], f"{name} is {text!r}, no number up to {LARGEST:.1e}; leave it empty where it is unknown"
     return numbers, ""
+
+
+def _number(text: str) -> float:
+    """Infinite for what is none, or too large for float32."""
+    try:
+        number = math.inf if "_" in text else float(text)  # Python reads 1_0 as 10
+    except ValueError:
+        return math.inf
+    return math.inf if abs(number) > LARGEST else number
 
 
 def _kept(library: Library, shards: Shards, selection: Selection) -> dict[str, Any]:

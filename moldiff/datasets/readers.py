@@ -32,6 +32,9 @@ ROWS = 4096  # of a Parquet file in memory
 MAX_ROW = csv.field_size_limit()  # characters in which a quote must be closed
 OPEN = "unexpected end of data"  # what csv says of a quote that is not closed
 _NUMBER = re.compile(r"\s*\d{1,18}\s*")
+_CXSMILES = re.compile(
+    r"\|.*\|"
+)  # what such a line has before its name: radicals, groups of stereocentres, coordinates
 
 
 class ReadError(MoldiffError):
@@ -182,7 +185,8 @@ def _smiles(lines: Lines) -> Iterator[Record]:
             yield Record(number, "", f"line {place}", "smiles", "", "an empty line")
         number, blank = number + 1, []
         name = words[1].strip() if len(words) > 1 else ""
-        yield Record(number, name, f"line {lines.number}", "smiles", words[0], "")
+        reason = "a CXSMILES: what stands between | and | is not read; leave it out" if _CXSMILES.match(name) else ""
+        yield Record(number, name, f"line {lines.number}", "smiles", words[0], reason)
     if lines.problem:
         yield Record(number + 1, "", f"line {lines.number + 1}", "smiles", "", lines.problem)
 
@@ -270,6 +274,8 @@ def _parquet(path: Path, column: str | None) -> Iterator[Record]:
     names = file.schema_arrow.names
     at, at_id = _column(path, names, column), _id_column(names)
     wanted = [names[at]] + ([] if at_id is None or at_id == at else [names[at_id]])
+    if twice := [name for name in wanted if names.count(name) > 1]:
+        raise ReadError(f"{path}: has several columns {twice[0]!r}; rename all but one")
     return _batches(file.iter_batches(ROWS, columns=wanted), *wanted)
 
 
@@ -287,11 +293,17 @@ def _batches(batches: Iterator, column: str, id_column: str | None = None) -> It
         names = batch.column(id_column).to_pylist() if id_column else [""] * len(batch)
         for smiles, name in zip(batch.column(column).to_pylist(), names, strict=True):
             number += 1
-            yield _of_table(number, "" if name is None else str(name), f"row {number}", smiles, "")
+            yield _of_table(number, _as_text(name), f"row {number}", _as_text(smiles), "")
 
 
-def _of_table(number: int, name: str, where: str, smiles: object, reason: str) -> Record:
-    text = "" if smiles is None else str(smiles).strip()
+def _as_text(value: object) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", errors="replace")
+    return "" if value is None else str(value)
+
+
+def _of_table(number: int, name: str, where: str, smiles: str, reason: str) -> Record:
+    text = smiles.strip()
     return Record(number, name, where, "smiles", text, reason or ("" if text else "no SMILES in this row"))
 
 

@@ -64,7 +64,7 @@ def _read_sdf(text: str) -> tuple[Mol | None, str]:
 
 def _sdf_problem(text: str) -> str:
     """What is wrong with a V2000 record, "" if that is not seen here."""
-    lines = text.splitlines()
+    lines = text.split("\n")  # as the readers cut: splitlines() would cut at a form feed within a title
     while lines and (not lines[-1].strip() or lines[-1].startswith("$$$$")):
         lines.pop()
     if not lines:
@@ -94,7 +94,7 @@ _PSEUDO_ATOMS = {"R#", "*", "A", "Q", "L", "LP", "D", "T", "X", "M", "AH", "QH",
 
 
 def _read_xyz(text: str) -> tuple[Mol | None, str]:
-    lines = text.rstrip().splitlines()
+    lines = text.rstrip().split("\n")
     if not lines[0].strip().isdecimal():
         return None, f"starts with {lines[0].strip()[:30]!r} instead of the number of atoms"
     announced, atoms = int(lines[0]), lines[2:]

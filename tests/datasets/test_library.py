@@ -301,10 +301,17 @@ class TestSets:
         ]  # fmt: skip
         details = [row["detail"] for row in read_dropped(straight)]
         assert details[0] == "of own.csv row 6"
-        assert details[3] == "activity is 'high', no number; leave it empty where it is unknown"
+        assert details[3] == "activity is 'high', no number up to 3.4e+38; leave it empty where it is unknown"
         counts = read_meta(straight)["counts"]
         assert (counts["read"], counts["kept"]) == (17, 12)
         assert counts["dropped"] == {"duplicate": 1, "mixture": 1, "property": 2, "unreadable": 1}
+
+    def test_what_float32_cannot_hold_is_no_number(self, tmp_path):
+        texts = ["1e39", "-1e39", "1_0", "3e38", *map(str, range(len(GOOD) - 4))]
+        table = write_table(tmp_path / "own.csv", GOOD, activity=texts)
+        meta = prepare_library(Library([table], properties=[("activity", "")]), tmp_path / "set", jobs=1)
+        assert [row["row"] for row in read_dropped(tmp_path / "set") if row["reason"] == "property"] == ["1", "2", "3"]
+        assert all(np.isfinite(meta["properties"][0][key]) for key in ("mean", "std"))
 
     def test_processes_change_nothing(self, library, small_shards, straight, tmp_path):
         prepare_library(library, tmp_path / "set", jobs=2)
@@ -372,6 +379,19 @@ preparing.prepare_library(library, Path({str(tmp_path / "set")!r}), 1, kill)
         assert (tmp_path / "set" / "meta.json").exists(), "refused before anything is removed"
         discard(tmp_path / "set")
         assert list((tmp_path / "set").iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("rows", "activity", "says"),
+        [(2, ["1", "2"], "2 different usable molecules"), (12, ["1"] * 12, "property activity: is 1 everywhere")],
+    )
+    def test_a_file_is_corrected(self, tmp_path, rows, activity, says):
+        table = write_table(tmp_path / "own.csv", GOOD[:rows], activity=activity)
+        library = Library([table], properties=[("activity", "")])
+        with pytest.raises(PreparedDataError, match=says):
+            prepare_library(library, tmp_path / "set", jobs=1)
+        assert list((tmp_path / "set").iterdir()) == [], "nothing that the next attempt would be refused for"
+        write_table(table, GOOD, activity=[str(k) for k in range(len(GOOD))])
+        assert prepare_library(library, tmp_path / "set", jobs=1)["counts"]["kept"] == len(GOOD)
 
     def test_no_record(self, tmp_path):
         path = write_table(tmp_path / "heading.csv", [])

@@ -213,6 +213,13 @@ def test_other_formats_are_refused(tmp_path, number):
         read_meta(tmp_path)
 
 
+@pytest.mark.parametrize("text", ['{"format": 3', "[]"])
+def test_damaged_metadata_are_refused(tmp_path, text):
+    (tmp_path / "meta.json").write_text(text)
+    with pytest.raises(PreparedDataError, match=r"meta\.json: .*; prepare the set again"):
+        read_meta(tmp_path)
+
+
 def test_truncated_arrays_are_refused(tmp_path):
     shutil.copytree(SAMPLE, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "train.safetensors"

@@ -58,6 +58,13 @@ def test_sdf(write, name, line_end):
     assert found == [(1, "one", "line 1", "CCO"), (2, "two", f"line {len(sdf('CCO').splitlines()) + 1}", "C#N")]
 
 
+@pytest.mark.parametrize("mark", ["\f", "\v", "\x1c", "\x85", "\u2028"])
+def test_titles_may_hold_what_python_takes_for_the_end_of_a_line(write, mark):
+    title = f"one{mark}two"
+    assert read(write("a.sdf", sdf("CCO", title))) == [(1, title, "line 1", "CCO")]
+    assert read(write("a.xyz", WATER.replace("water", title))) == [(1, title, "line 1", "O.[H].[H]")]
+
+
 def test_sdf_is_as_written(write):
     """RDKit's usual reading turns pentavalent nitro groups into charged ones and adds hydrogens."""
     text = sdf("C[N+](=O)[O-]").replace("M  CHG  2   2   1   4  -1\n", "").replace("  2  4  1  0", "  2  4  2  0")
@@ -88,6 +95,12 @@ def test_smiles_with_and_without_names_and_heading(write, name):
     text = "SMILES Name\nCCO ethanol, 96 %\nC#N\n\t\n"
     assert read(write(name, text)) == [(1, "ethanol, 96 %", "line 2", "CCO"), (2, "", "line 3", "C#N")]
     assert read(write(name, text.partition("\n")[2]))[0] == (1, "ethanol, 96 %", "line 1", "CCO")
+
+
+def test_what_stands_behind_a_smiles_is_not_always_a_name(write):
+    found = read(write("a.smi", "CC |^1:0| ethyl\nCC |a\n"))
+    assert found[0][3] == "a CXSMILES: what stands between | and | is not read; leave it out"
+    assert found[1] == (2, "|a", "line 2", "CC")
 
 
 def test_hydrogens_that_a_smiles_implies_are_atoms(write):
@@ -146,6 +159,24 @@ def test_parquet(tmp_path):
     assert read(path) == [
         (1, "7", "row 1", "CCO"), (2, "", "row 2", "no SMILES in this row"), (3, "9", "row 3", "not a SMILES: 'C(C'"),
     ]  # fmt: skip
+
+
+def test_parquet_of_bytes(tmp_path):
+    path = parquet(tmp_path / "a.parquet", {"smiles": [b"CCO", b"\xff", None], "id": [b"one", None, None]})
+    assert read(path)[0] == (1, "one", "row 1", "CCO")
+    assert [found[3] for found in read(path)[1:]] == ["not a SMILES: '\ufffd'", "no SMILES in this row"]
+
+
+def test_parquet_with_columns_of_one_name(tmp_path):
+    pyarrow, writer = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    for names, refused in ((["smiles", "x", "x"], False), (["x", "smiles", "smiles"], True)):
+        writer.write_table(pyarrow.Table.from_arrays([["C"], ["C"], ["C"]], names=names), path)
+        if refused:
+            with pytest.raises(ReadError, match=r"a\.parquet: has several columns 'smiles'; rename all but one"):
+                read(path)
+        else:
+            assert read(path) == [(1, "", "row 1", "C")]
 
 
 def test_molecules_in_memory():

@@ -1,7 +1,7 @@
 """Places for new files, checked before any work; files that are either complete or absent."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
@@ -58,3 +58,10 @@ def check_place(named: str, path: Path, force: bool) -> None:
         raise RequestError(f"{named}: the folder {path.parent} does not exist; make it first")
     if not os.access(path.parent, os.W_OK):
         raise RequestError(f"{named}: no permission to write into {path.parent}; choose another place")
+
+
+def check_apart(named: str, path: Path, others: Iterable[Path]) -> None:
+    """Refuse, before any work, to write over another file of the same command, whatever link or name leads to it."""
+    for other in others:
+        if path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other)):
+            raise RequestError(f"{named}: is another file of this command; choose another name")

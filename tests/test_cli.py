@@ -320,6 +320,22 @@ class TestRefusals:
         assert one_line(run("train", *data, *arguments, "-o", "run")).startswith(message)
         assert files(folder) == []
 
+    @pytest.mark.parametrize("given", ["--like", "--fix", "--shape", "--pharmacophore"])
+    @pytest.mark.parametrize(
+        ("output", "named"),
+        [
+            ("-o a.sdf", "-o a.sdf"),
+            ("--rejects a.sdf", "--rejects a.sdf"),
+            ("-o a.csv --relax mmff", "--relax: a.relaxed.sdf"),
+        ],
+    )
+    def test_what_is_given_is_not_written_over(self, generate, folder, given, output, named):
+        seed = Path(named.split()[-1])
+        seed.write_text("precious")
+        refused = one_line(generate(given, seed, *output.split(), "--force"))
+        assert refused == f"{named}: is another file of this command; choose another name"
+        assert (files(folder), seed.read_text()) == ([seed.name], "precious")
+
     def test_a_prepared_set_is_not_overwritten(self, folder):
         Path("set").mkdir()
         Path("set/meta.json").write_text("{}")

@@ -88,6 +88,33 @@ class TestConformers:
         result = run("conformers", "some.smi", "-n", 1, "--steps", 8)
         assert (result.exit_code, "interrupted after 1 molecule; " in result.stderr) == (130, True)
         assert [m.GetProp("_Name") for m in molecules("conformers.sdf")] == ["methanol"]
+        made = Path("conformers.sdf").read_bytes()
+        for name in ("conformers.partial.sdf", "conformers.partial2.sdf"):
+            again = run("conformers", "some.smi", "-n", 1, "--steps", 8, "--seed", 1, "--force")
+            says = f"what is made is in {name} (conformers.sdf stays as it was)"
+            assert (again.exit_code, says in again.stderr) == (130, True)
+            assert [m.GetProp("seed") for m in molecules(name)] == ["1"]
+            assert summary(name)["molecules"] == 1
+        assert (Path("conformers.sdf").read_bytes(), summary("conformers.sdf")["request"]["seed"]) == (made, 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [(["conformers"], "-o"), (["bonds"], "-o"), (["bonds", "-o", "a.sdf"], "--rejects")]
+)
+@pytest.mark.parametrize("name", ["symbolic.sdf", "hard.sdf"])
+def test_what_is_given_is_not_written_over(folder, command, option, name):
+    """By whatever name."""
+    given = Path("good.xyz" if command[0] == "bonds" else "given.sdf")
+    if given.suffix == ".sdf":
+        given.write_text("precious")
+    Path("symbolic.sdf").symlink_to(given)
+    Path("hard.sdf").hardlink_to(given)
+    before = given.read_text()
+    result = run(*command, given, option, name, "--force")
+    assert (result.exit_code, result.stderr) == (
+        2, f"moldiff: {option} {name}: is another file of this command; choose another name\n"
+    )  # fmt: skip
+    assert given.read_text() == before
 
 
 class TestBonds:
@@ -111,7 +138,7 @@ class TestBonds:
         ("arguments", "named"),
         [
             (["good.smi"], "is not XYZ"), (["none.xyz"], "no such file"), (["good.xyz", "--steps", "1"], "--steps 1"),
-            (["good.xyz", "-o", "a.sdf", "--rejects", "a.sdf"], "the output itself"), (["a.pdf"], "a.pdf"),
+            (["good.xyz", "-o", "a.sdf", "--rejects", "a.sdf"], "another file of this command"), (["a.pdf"], "a.pdf"),
         ],
     )  # fmt: skip
     def test_bad_requests(self, folder, arguments, named):

@@ -89,16 +89,14 @@ def _check_places(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
     """Refuse before any work what could not be written at the end, and what would be written over molecules."""
     from moldiff.datasets.readers import FORMATS
     from moldiff.errors import RequestError
-    from moldiff.files import check_place
+    from moldiff.files import check_apart, check_place
 
     named = {option: path for option, path in outputs.items() if path is not None}
     for option, path in named.items():
         if path.exists() and not path.is_file() and not path.is_dir():
             continue  # a pipe or a device
         check_place(f"{option} {path}", path, force=True)
-        others = [*inputs, *(other for name, other in named.items() if name != option)]
-        if path.resolve() in {other.resolve() for other in others}:
-            raise RequestError(f"{option} {path}: is another file of this command; choose another name")
+        check_apart(f"{option} {path}", path, [*inputs, *(other for name, other in named.items() if name != option)])
         suffix = Path(path.name.lower().removesuffix(".gz")).suffix
         if path.exists() and FORMATS.get(suffix, "table") != "table":
             raise RequestError(f"{option} {path}: may hold molecules, which are not written over; choose another name")

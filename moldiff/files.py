@@ -1,4 +1,4 @@
-"""Places for new files, checked before any work; files that are either complete or absent."""
+"""Places for new files, checked before any work, and kept for one run; files that are either complete or absent."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -39,6 +39,40 @@ def discard_unfinished(folder: Path, name: str | None = None) -> None:
     for left in folder.glob(f".{'*' if name is None else escape(name)}.*.tmp"):
         if left.suffixes[-2][1:].isdigit() and left.is_file():
             left.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone(named: str, lock: Path) -> Iterator[None]:
+    """Refuse what another process does within such a block of the same ``lock``, a file that is there for so long.
+
+    The lock ends with its process, however that ends: a file that is left over locks nothing. A system without such locks
+    refuses nothing.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with open(lock, "ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())  # else just now removed
+        except OSError as error:
+            free = not isinstance(error, BlockingIOError)  # a file system without locks
+        if not free:
+            raise RequestError(f"{named}: another run is writing there; wait for its end, or choose another place")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def alone_in(directory: Path) -> Iterator[None]:
+    """:func:`alone` with a directory, which is made if it is not there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    with alone(f"-o {directory}", directory / ".lock"):
+        yield
 
 
 def check_sdf(option: str, path: Path, force: bool) -> None:

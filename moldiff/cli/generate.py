@@ -272,8 +272,9 @@ def _run(
             }  # fmt: skip
             sink.finish(summary, ended=tally.kept >= request.n)
     except Interrupted as stop:
-        sink.close()
         fail(f"interrupted with {sink.tally.kept} of {request.n} molecules; {sink.remedy}", stop.code)
+    finally:
+        sink.close()
     return summary
 
 

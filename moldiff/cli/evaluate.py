@@ -1,9 +1,11 @@
 """``moldiff evaluate``."""
 
+import gzip
 import json
 import sys
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,8 @@ import typer
 
 from moldiff.cli.options import positive
 from moldiff.terminal import Interrupted, bar, fail, interruptible, one_line_errors
+
+_OWN = b"record,id,where,reason,"  # how a table of molecules begins
 
 
 def evaluate(
@@ -98,5 +102,13 @@ def _check_places(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
         check_place(f"{option} {path}", path, force=True)
         check_apart(f"{option} {path}", path, [*inputs, *(other for name, other in named.items() if name != option)])
         suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-        if path.exists() and FORMATS.get(suffix, "table") != "table":
+        if path.exists() and suffix in FORMATS and not _is_own_table(path):
             raise RequestError(f"{option} {path}: may hold molecules, which are not written over; choose another name")
+
+
+def _is_own_table(path: Path) -> bool:
+    """Whether a file is a table as ``--csv`` writes it."""
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    with suppress(OSError, EOFError, zlib.error), opened(path, "rb") as file:  # also of what is no gzip
+        return file.readline(len(_OWN)) == _OWN
+    return False

@@ -13,20 +13,25 @@ from moldiff.errors import RequestError
 def write_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed over ``path``.
 
-    A pipe or a device is written to as it is.
+    A pipe or a device is written to as it is. An error of the system that names no file, such as a full disk, or only the
+    temporary one, gets the name of ``path``.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        yield path
-        return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    as_it_is = path.exists() and not path.is_file()
+    temporary = path if as_it_is else path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if not as_it_is:
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        if not as_it_is:
+            temporary.unlink(missing_ok=True)
 
 
 def behind_links(path: Path) -> Path:

@@ -117,6 +117,14 @@ def test_what_is_given_is_not_written_over(folder, command, option, name):
     assert given.read_text() == before
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+def test_a_disk_that_is_full_is_named(folder):
+    Path("full.sdf").symlink_to("/dev/full")
+    result = run("bonds", "good.xyz", "-o", "full.sdf", "--force")
+    message = "moldiff: full.sdf: No space left on device; check the path and the free space\n"
+    assert (result.exit_code, result.stderr) == (2, message)
+
+
 class TestBonds:
     def test_found_and_not(self, folder):
         result = run("bonds", "frames.xyz", "--rejects", "no.sdf", "--max-attempts", 2)

@@ -19,6 +19,7 @@ from moldiff.config import Config
 from moldiff.outputs import Output
 from moldiff.requests import Request, choose_sampler
 from moldiff.terminal import Interrupted
+from moldiff.workers import WorkerError, Workers
 
 SAMPLE = Path(__file__).parents[1] / "data" / "qm9_sample"
 STEPS = "--steps=6"
@@ -504,6 +505,17 @@ def test_what_ends_early_is_continued_as_if_nothing_had_happened(trained, folder
     assert generate("-n", n, "-o", "straight.sdf").exit_code == 0
     assert Path("out.sdf").read_bytes() == Path("straight.sdf").read_bytes()
     assert len(files(folder)) == 4
+
+
+def test_a_worker_that_is_killed(generate, folder, monkeypatch):
+    def killed(self, idle):
+        raise WorkerError("a worker process ended unexpectedly")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Workers, "result", killed)
+        said = one_line(generate("-n", 2, "--workers", 2))
+    assert said == "a worker process ended unexpectedly; --resume goes on from there"
+    assert generate("-n", 2, "--resume").exit_code == 0
 
 
 def test_a_reader_that_leaves_is_no_error_of_ours(trained, folder):

@@ -139,6 +139,12 @@ class TestBonds:
         assert sum(rejected.values()) in (2, 3, 4)  # two of the carbene, and at most one of each other molecule
         assert reject.GetProp("reason") in rejected
 
+    def test_the_model_is_called_as_it_was_named(self, folder):
+        Path("helium.xyz").write_text("1\n\nHe 0 0 0\n")
+        Path("large.xyz").write_text("40\n\n" + "".join(f"C {1.5 * k} 0 0\n" for k in range(40)))
+        for name in ("helium", "large"):
+            assert "model qm9-atoms knows" in run("bonds", f"{name}.xyz", "-o", f"{name}.sdf").stderr
+
     def test_all_found(self, folder):
         assert run("bonds", "good.xyz", "-o", "a.sdf").exit_code == 0
 

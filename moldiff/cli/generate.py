@@ -258,6 +258,8 @@ def _run(
     generator: "Generator", request: "Request", sink: "Output | StandardOutput", facts: dict[str, Any], **how: Any
 ) -> dict[str, Any]:
     """Generate into the sink and finish it; returns the summary."""
+    from moldiff.workers import WorkerError
+
     first, started, cpu = sink.tally.next_index, time.monotonic(), _cpu_seconds()
     try:
         with interruptible() as check:
@@ -273,6 +275,8 @@ def _run(
             sink.finish(summary, ended=tally.kept >= request.n)
     except Interrupted as stop:
         fail(f"interrupted with {sink.tally.kept} of {request.n} molecules; {sink.remedy}", stop.code)
+    except WorkerError as error:
+        raise WorkerError(f"{error}; {sink.remedy}") from error
     finally:
         sink.close()
     return summary

@@ -61,9 +61,11 @@ def alone(named: str, lock: Path) -> Iterator[None]:
     with open(lock, "ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            free = lock.exists() and os.path.samestat(os.fstat(file.fileno()), lock.stat())  # else just now removed
-        except OSError as error:
-            free = not isinstance(error, BlockingIOError)  # a file system without locks
+            free = os.path.samestat(os.fstat(file.fileno()), lock.stat())
+        except (BlockingIOError, FileNotFoundError):  # taken, or removed just now by who had it
+            free = False
+        except OSError:  # a file system without locks
+            free = True
         if not free:
             raise RequestError(f"{named}: another run is writing there; wait for its end, or choose another place")
         try:

@@ -1,5 +1,6 @@
 """``moldiff conformers`` and ``moldiff bonds``: files, summaries, exit codes, refusals."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -117,9 +118,17 @@ def test_what_is_given_is_not_written_over(folder, command, option, name):
     assert given.read_text() == before
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
-def test_a_disk_that_is_full_is_named(folder):
-    Path("full.sdf").symlink_to("/dev/full")
+@pytest.mark.parametrize("kind", ["file", "device"])
+def test_what_a_full_disk_has_no_place_for_is_named(folder, monkeypatch, kind):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if kind == "file":
+        monkeypatch.setattr("moldiff.cli.completing.Tally.add", full)
+    elif Path("/dev/full").exists():
+        Path("full.sdf").symlink_to("/dev/full")
+    else:
+        pytest.skip("this system has no /dev/full")
     result = run("bonds", "good.xyz", "-o", "full.sdf", "--force")
     message = "moldiff: full.sdf: No space left on device; check the path and the free space\n"
     assert (result.exit_code, result.stderr) == (2, message)

@@ -61,8 +61,12 @@ class Tally:
             yield lambda text: None
             return
         made = _beside(path)
-        with write_atomically(made) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            yield file.write
+        try:
+            with write_atomically(made) as temporary, open(temporary, "w", encoding="utf-8") as file:
+                yield file.write
+        except OSError as error:
+            error.filename = str(path) if error.filename == str(made) else error.filename
+            raise
         if not self.stopped or not path.exists():
             made = made.replace(path)
         self.written.insert(0, (made, path))  # of several files the first ends last

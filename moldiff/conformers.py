@@ -153,8 +153,9 @@ def ensembles(
     request.check(generator.model)
     if request.attempts > MAX_ATTEMPTS:
         raise RequestError(f"-n {request.n}: at most {MAX_ATTEMPTS} attempts for each molecule; ask for fewer")
+    data = replace(generator.model.data, name=generator.called)
     yield from in_rounds(
-        (_started(source, generator.model.data) for source in sources),
+        (_started(source, data) for source in sources),
         lambda ensemble: ensemble.is_done(request),
         lambda unfinished: _advance(generator, unfinished, request, tick),
         max(1, BATCHES * BATCH[generator.model.device.type] // request.n),

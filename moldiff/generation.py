@@ -47,11 +47,13 @@ PER_WORKER = 128  # molecules asked for that make a further process worth its st
 
 
 class Generator:
-    """A loaded model that makes molecules; what :func:`moldiff.load` returns."""
+    """A loaded model that makes molecules; what :func:`moldiff.load` returns. ``called``: its name in messages, if another."""
 
-    def __init__(self, model: Model, name: str, path: Path, device: str = "cpu", compiled: bool = False):
+    def __init__(
+        self, model: Model, name: str, path: Path, device: str = "cpu", compiled: bool = False, called: str = ""
+    ):
         self.model, self.name, self.path, self.device = model, name, Path(path), device
-        self.hash, self.compiled = model.sha256, compiled
+        self.hash, self.compiled, self.called = model.sha256, compiled, called or name
 
     def generate(
         self,
@@ -418,7 +420,7 @@ def load(model: str | Path = "qm9", device: str = "auto", compile: bool = False)
     device = choose_device(device)
     if compile:
         check_compiler()
-    return Generator(_loaded(path, device, compile), path.stem, path, device, compile)
+    return Generator(_loaded(path, device, compile), path.stem, path, device, compile, str(model))
 
 
 def _loaded(path: Path, device: str, compiled: bool) -> Model:

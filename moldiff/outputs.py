@@ -1,8 +1,9 @@
 """Where generated molecules go: a journal that survives interruption, then one complete file in the format asked for.
 
 While a run goes on, accepted molecules are appended to ``.<name>.partial.sdf`` beside the output, and
-``.<name>.partial.json`` records how much of it counts. A finished run turns the journal into the output in one step,
-so that the output is either complete or absent. Relaxed conformers have a journal and a file of their own.
+``.<name>.partial.json`` records how much of it counts; ``.<name>.partial.lock`` keeps other runs away. A finished run
+turns the journal into the output in one step, so that the output is either complete or absent. Relaxed conformers have a
+journal and a file of their own.
 """
 
 import json
@@ -11,7 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -19,7 +20,7 @@ from typing import Any, BinaryIO
 from moldiff import chem
 from moldiff.diversity import pick_diverse
 from moldiff.errors import RequestError
-from moldiff.files import check_place, check_sdf, discard_unfinished, write_atomically
+from moldiff.files import alone, check_place, check_sdf, discard_unfinished, write_atomically
 from moldiff.formats import COLUMNS, WRITERS, records, reject_text, require_pyarrow, sdf_text, title
 from moldiff.outcomes import Record, Reject, Tally
 
@@ -95,9 +96,18 @@ class Output:
         self.columns, self.relaxed, self.diverse = {**COLUMNS, **scores}, relaxed, diverse
         self.identity = {**identity, "rejects": rejects and os.path.abspath(rejects)}
         self.state, self.journal, self.relaxed_journal = _working_files(path)
+        check_place(f"-o {path}", path, force=force or resume or self.state.exists())
+        with ExitStack() as until_closed:
+            with named(f"-o {path}"):
+                until_closed.enter_context(alone(f"-o {path}", path.with_name(f".{path.name}.partial.lock")))
+            self._begin(rejects, force, resume)
+            self.until_closed = until_closed.pop_all()
+
+    def _begin(self, rejects: Path | None, force: bool, resume: bool) -> None:
+        """Check what is there, and open the files."""
+        path, relaxed = self.path, self.relaxed
         if not resume and self.state.exists() and not force:
             raise RequestError(f"-o {path}: an interrupted run is there; --resume goes on with it, --force discards it")
-        check_place(f"-o {path}", path, force=force or resume)
         self.summary_path = path.with_name(f"{path.name}.summary.json")
         self.seen: set[str] = set()
         self.paths = {"journal": self.journal} | ({"rejects": rejects} if rejects else {})
@@ -194,8 +204,8 @@ class Output:
         Not ``ended``: the output is made, but with ``resume`` the run can go on.
         """
         self.save(ended)
-        self.close()
-        with self._space():
+        self._close_files()
+        with self.until_closed, self._space():
             with write_atomically(self.summary_path) as temporary:
                 temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False), encoding="utf-8")
             chosen = None if self.diverse is None else self._diverse(self.diverse)
@@ -205,8 +215,8 @@ class Output:
                 os.replace(self.journal, self.path)
             else:
                 self._copy(self.journal, self.path, chosen)
-        if ended:
-            _tidy(self.path)
+            if ended:
+                _tidy(self.path)
 
     def _diverse(self, count: int) -> set[str]:
         """The titles of the molecules picked."""
@@ -220,6 +230,10 @@ class Output:
             WRITERS[path.suffix.lower()](texts, temporary, self.columns)
 
     def close(self) -> None:
+        self._close_files()
+        self.until_closed.close()
+
+    def _close_files(self) -> None:
         for file in self.files.values():
             with suppress(OSError):  # a full disk was reported already
                 file.close()

@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -109,8 +109,9 @@ def perceptions(
     ``request.attempts`` bounds them. Coordinates come back exactly as given; a model without hydrogens adds them behind.
     """
     request.check(generator.model)
+    data = replace(generator.model.data, name=generator.called)
     yield from in_rounds(
-        (_started(frame, generator.model.data) for frame in frames),
+        (_started(frame, data) for frame in frames),
         lambda perception: perception.is_done(request),
         lambda unfinished: _advance(generator, unfinished, request, tick),
         BATCHES * BATCH[generator.model.device.type],

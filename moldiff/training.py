@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from moldiff.conditions import Conditions
 from moldiff.config import Config, ConfigError, TrainConfig
 from moldiff.datasets.prepared import Split, read_meta, read_split
 from moldiff.denoisers import compile_layers
-from moldiff.files import write_atomically
+from moldiff.files import alone_in, write_atomically
 from moldiff.finetuning import adapt, start_from, translate
 from moldiff.hydrogens import Hydrogens
 from moldiff.model import Model
@@ -65,6 +65,7 @@ def train(
     Raises:
         TrainingError: the run exists already (and ``resume`` is off), does not fit the data or configuration, or the loss
             stopped being finite; in that case the last good checkpoint is kept.
+        RequestError: another training writes there.
     """
     config.train.check()
     run, device = Path(run), _own_device(torch.device(device))
@@ -85,17 +86,17 @@ def train(
             state = _begun(run, meta, config, [*splits.values()], init_from, extend_vocabulary, device)
         if config.train.compile:
             compile_layers(state.model.network)
-        if rank == 0:
-            run.mkdir(parents=True, exist_ok=True)
-            with write_atomically(run / CONFIG) as temporary:
-                temporary.write_text(json.dumps(config.to_dict(), indent=1))
-        adapted = state.model.data
-        seen = {name: translate(split, DataInfo.from_meta(meta), adapted) for name, split in splits.items()}
-        held_out = HeldOut(state.model, seen["valid"], device, rank, world) if "valid" in seen else None
-        batches = Batches(seen["train"], len(adapted.properties), device)
-        Loop(state, config.train, batches, run, rank, world, progress, held_out).go(max_seconds, finish)
-        if rank == 0:
-            state.shipped().save(run / WEIGHTS)
+        with alone_in(run) if rank == 0 else nullcontext():
+            if rank == 0:
+                with write_atomically(run / CONFIG) as temporary:
+                    temporary.write_text(json.dumps(config.to_dict(), indent=1))
+            adapted = state.model.data
+            seen = {name: translate(split, DataInfo.from_meta(meta), adapted) for name, split in splits.items()}
+            held_out = HeldOut(state.model, seen["valid"], device, rank, world) if "valid" in seen else None
+            batches = Batches(seen["train"], len(adapted.properties), device)
+            Loop(state, config.train, batches, run, rank, world, progress, held_out).go(max_seconds, finish)
+            if rank == 0:
+                state.shipped().save(run / WEIGHTS)
         return run / WEIGHTS
 
 

@@ -19,6 +19,7 @@ from moldiff.config import Config
 from moldiff.outputs import Output
 from moldiff.requests import Request, choose_sampler
 from moldiff.terminal import Interrupted
+from moldiff.workers import WorkerError, Workers
 
 SAMPLE = Path(__file__).parents[1] / "data" / "qm9_sample"
 STEPS = "--steps=6"
@@ -320,6 +321,22 @@ class TestRefusals:
         assert one_line(run("train", *data, *arguments, "-o", "run")).startswith(message)
         assert files(folder) == []
 
+    @pytest.mark.parametrize("given", ["--like", "--fix", "--shape", "--pharmacophore"])
+    @pytest.mark.parametrize(
+        ("output", "named"),
+        [
+            ("-o a.sdf", "-o a.sdf"),
+            ("--rejects a.sdf", "--rejects a.sdf"),
+            ("-o a.csv --relax mmff", "--relax: a.relaxed.sdf"),
+        ],
+    )
+    def test_what_is_given_is_not_written_over(self, generate, folder, given, output, named):
+        seed = Path(named.split()[-1])
+        seed.write_text("precious")
+        refused = one_line(generate(given, seed, *output.split(), "--force"))
+        assert refused == f"{named}: is another file of this command; choose another name"
+        assert (files(folder), seed.read_text()) == ([seed.name], "precious")
+
     def test_a_prepared_set_is_not_overwritten(self, folder):
         Path("set").mkdir()
         Path("set/meta.json").write_text("{}")
@@ -478,7 +495,8 @@ def test_what_ends_early_is_continued_as_if_nothing_had_happened(trained, folder
     kept = json.loads(state.read_text())["kept"]
     if number != signal.SIGKILL:
         assert stderr == f"moldiff: interrupted with {kept} of 1000000 molecules; --resume goes on from there\n"
-    assert files(folder) == [".out.sdf.partial.json", ".out.sdf.partial.sdf"]
+    locked = [".out.sdf.partial.lock"] if number == signal.SIGKILL else []  # by nobody
+    assert files(folder) == sorted([".out.sdf.partial.json", ".out.sdf.partial.sdf", *locked])
     n = kept + 5
     assert "an interrupted run is there; --resume goes on with it" in one_line(generate("-n", n, "-o", "out.sdf"))
     other = one_line(generate("-n", n, "-o", "out.sdf", "--resume", "--seed", 9))
@@ -487,6 +505,17 @@ def test_what_ends_early_is_continued_as_if_nothing_had_happened(trained, folder
     assert generate("-n", n, "-o", "straight.sdf").exit_code == 0
     assert Path("out.sdf").read_bytes() == Path("straight.sdf").read_bytes()
     assert len(files(folder)) == 4
+
+
+def test_a_worker_that_is_killed(generate, folder, monkeypatch):
+    def killed(self, idle):
+        raise WorkerError("a worker process ended unexpectedly")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Workers, "result", killed)
+        said = one_line(generate("-n", 2, "--workers", 2))
+    assert said == "a worker process ended unexpectedly; --resume goes on from there"
+    assert generate("-n", 2, "--resume").exit_code == 0
 
 
 def test_a_reader_that_leaves_is_no_error_of_ours(trained, folder):

@@ -1,5 +1,6 @@
 """``moldiff conformers`` and ``moldiff bonds``: files, summaries, exit codes, refusals."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -88,6 +89,49 @@ class TestConformers:
         result = run("conformers", "some.smi", "-n", 1, "--steps", 8)
         assert (result.exit_code, "interrupted after 1 molecule; " in result.stderr) == (130, True)
         assert [m.GetProp("_Name") for m in molecules("conformers.sdf")] == ["methanol"]
+        made = Path("conformers.sdf").read_bytes()
+        for name in ("conformers.partial.sdf", "conformers.partial2.sdf"):
+            again = run("conformers", "some.smi", "-n", 1, "--steps", 8, "--seed", 1, "--force")
+            says = f"what is made is in {name} (conformers.sdf stays as it was)"
+            assert (again.exit_code, says in again.stderr) == (130, True)
+            assert [m.GetProp("seed") for m in molecules(name)] == ["1"]
+            assert summary(name)["molecules"] == 1
+        assert (Path("conformers.sdf").read_bytes(), summary("conformers.sdf")["request"]["seed"]) == (made, 0)
+
+
+@pytest.mark.parametrize(
+    ("command", "option"), [(["conformers"], "-o"), (["bonds"], "-o"), (["bonds", "-o", "a.sdf"], "--rejects")]
+)
+@pytest.mark.parametrize("name", ["symbolic.sdf", "hard.sdf"])
+def test_what_is_given_is_not_written_over(folder, command, option, name):
+    """By whatever name."""
+    given = Path("good.xyz" if command[0] == "bonds" else "given.sdf")
+    if given.suffix == ".sdf":
+        given.write_text("precious")
+    Path("symbolic.sdf").symlink_to(given)
+    Path("hard.sdf").hardlink_to(given)
+    before = given.read_text()
+    result = run(*command, given, option, name, "--force")
+    assert (result.exit_code, result.stderr) == (
+        2, f"moldiff: {option} {name}: is another file of this command; choose another name\n"
+    )  # fmt: skip
+    assert given.read_text() == before
+
+
+@pytest.mark.parametrize("kind", ["file", "device"])
+def test_what_a_full_disk_has_no_place_for_is_named(folder, monkeypatch, kind):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if kind == "file":
+        monkeypatch.setattr("moldiff.cli.completing.Tally.add", full)
+    elif Path("/dev/full").exists():
+        Path("full.sdf").symlink_to("/dev/full")
+    else:
+        pytest.skip("this system has no /dev/full")
+    result = run("bonds", "good.xyz", "-o", "full.sdf", "--force")
+    message = "moldiff: full.sdf: No space left on device; check the path and the free space\n"
+    assert (result.exit_code, result.stderr) == (2, message)
 
 
 class TestBonds:
@@ -104,6 +148,12 @@ class TestBonds:
         assert sum(rejected.values()) in (2, 3, 4)  # two of the carbene, and at most one of each other molecule
         assert reject.GetProp("reason") in rejected
 
+    def test_the_model_is_called_as_it_was_named(self, folder):
+        Path("helium.xyz").write_text("1\n\nHe 0 0 0\n")
+        Path("large.xyz").write_text("40\n\n" + "".join(f"C {1.5 * k} 0 0\n" for k in range(40)))
+        for name in ("helium", "large"):
+            assert "model qm9-atoms knows" in run("bonds", f"{name}.xyz", "-o", f"{name}.sdf").stderr
+
     def test_all_found(self, folder):
         assert run("bonds", "good.xyz", "-o", "a.sdf").exit_code == 0
 
@@ -111,7 +161,7 @@ class TestBonds:
         ("arguments", "named"),
         [
             (["good.smi"], "is not XYZ"), (["none.xyz"], "no such file"), (["good.xyz", "--steps", "1"], "--steps 1"),
-            (["good.xyz", "-o", "a.sdf", "--rejects", "a.sdf"], "the output itself"), (["a.pdf"], "a.pdf"),
+            (["good.xyz", "-o", "a.sdf", "--rejects", "a.sdf"], "another file of this command"), (["a.pdf"], "a.pdf"),
         ],
     )  # fmt: skip
     def test_bad_requests(self, folder, arguments, named):

@@ -4,6 +4,8 @@ import errno
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +254,32 @@ class TestResuming:
         with pytest.raises(RequestError, match=r"had rejects None .now .*no.sdf."):
             Output(interrupted, PROVENANCE, IDENTITY, rejects=interrupted.with_name("no.sdf"), resume=True)
         assert content_of(interrupted.parent) == before
+
+    def test_one_run_at_a_time(self, path):
+        sink = Output(path, PROVENANCE, IDENTITY)
+        sink.write(OUTCOMES[0])
+        sink.save()
+        before = content_of(path.parent)
+        for options in ({}, {"force": True}, {"resume": True}):
+            with pytest.raises(RequestError, match=r"-o .*out.sdf: another run is writing there; wait for its end, or"):
+                Output(path, PROVENANCE, IDENTITY, **options)
+        assert content_of(path.parent) == before
+        Output(path.with_name("other.sdf"), PROVENANCE, IDENTITY).close()
+        sink.close()
+        written(path, OUTCOMES[1:], resume=True)
+
+    def test_a_killed_run_locks_nothing(self, path, straight):
+        code = """if True:
+            import os, signal, sys
+            from pathlib import Path
+            from moldiff.outputs import Output
+            sink = Output(Path(sys.argv[1]), {}, {})
+            os.kill(os.getpid(), signal.SIGKILL)"""
+        subprocess.run([sys.executable, "-c", code, path], check=False)
+        assert ".out.sdf.partial.lock" in files(path.parent)
+        written(path, resume=True)
+        assert files(path.parent) == ["out.sdf", "out.sdf.summary.json"]
+        assert path.read_bytes() == straight
 
     def test_neither_resumed_nor_discarded(self, interrupted):
         with pytest.raises(RequestError, match="interrupted run is there; --resume goes on with it, --force discards"):

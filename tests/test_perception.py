@@ -116,7 +116,7 @@ class TestRefusals:
 
         monkeypatch.setattr(qm9.model, "data", dataclasses.replace(qm9.model.data, hydrogens="implicit"))
         found = next(perceptions(qm9, frames_of([atoms("CCO")]), bonds_request()))
-        assert "has hydrogens, which model qm9 leaves to valence" in found.problem
+        assert "has hydrogens, which model qm9-atoms leaves to valence" in found.problem
 
     def test_unreadable_frames_of_a_file(self):
         frame = next(frames_of_file([Record(3, "bad", "line 9", "xyz", "2\nbad\nC 0 0 0\n")]))

@@ -550,16 +550,15 @@ def test_command_writes_json_csv_and_the_report(broken, smi, tmp_path):
 
 @pytest.mark.parametrize("option", ["--json", "--csv", "--report"])
 def test_command_writes_over_no_molecules(smi, tmp_path, option):
-    own, other, packed = tmp_path / "own.smi", tmp_path / "other.sdf", tmp_path / "packed.sdf.gz"
+    own = tmp_path / "own.smi"
     own.write_text("CCO\n")
-    other.write_text("precious")
-    packed.write_text("precious")
-    for path, says in (
-        (own, "is another file of this command"), (other, "may hold molecules"), (packed, "may hold molecules")
-    ):  # fmt: skip
+    others = [tmp_path / name for name in ("other.sdf", "packed.sdf.gz", "molecules.csv", "packed.csv.gz", "few.tsv")]
+    for path in others:
+        path.write_text("id,smiles\nprecious,CCO\n")
+    for path, says in ((own, "is another file of this command"), *((other, "may hold molecules") for other in others)):
         result = CliRunner().invoke(app, ["evaluate", str(own), option, str(path)])
         assert result.exit_code == 2 and says in result.stderr
-    assert (own.read_text(), other.read_text(), packed.read_text()) == ("CCO\n", "precious", "precious")
+    assert {path.read_text() for path in others} == {"id,smiles\nprecious,CCO\n"}
 
 
 def test_command_writes_through_links(tmp_path):
@@ -567,8 +566,9 @@ def test_command_writes_through_links(tmp_path):
     (tmp_path / "real.json").write_text("{}")
     (tmp_path / "link.json").symlink_to(tmp_path / "real.json")
     outputs = ["--json", str(tmp_path / "link.json"), "--csv", str(tmp_path / "table.csv.gz")]
-    result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "a.smi"), *outputs])
-    assert result.exit_code == 0, result.output
+    for _ in range(2):  # its own files are written again
+        result = CliRunner().invoke(app, ["evaluate", str(tmp_path / "a.smi"), *outputs])
+        assert result.exit_code == 0, result.output
     assert (tmp_path / "link.json").is_symlink() and json.loads((tmp_path / "real.json").read_text())["records"] == 1
     assert gzip.decompress((tmp_path / "table.csv.gz").read_bytes()).startswith(b"record,")
 

@@ -1,5 +1,6 @@
 """An interruption leaves the block as such, whatever it breaks on its way; errors that have nothing to do with it do not."""
 
+import errno
 import os
 import signal
 import sys
@@ -7,13 +8,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from io import StringIO
+from pathlib import Path
 from types import FrameType
 
 import pytest
 from rdkit import Chem
 
 from moldiff.errors import RequestError
-from moldiff.terminal import Interrupted, interruptible
+from moldiff.files import write_atomically
+from moldiff.terminal import Interrupted, interruptible, one_line_errors
 
 
 def interrupted(then: Callable[[], None], number: int = signal.SIGINT) -> None:
@@ -95,3 +98,20 @@ def test_one_within_a_library_that_answers_with_its_own_error():
 def test_other_errors_stay_what_they_are():
     with pytest.raises(KeyError), interruptible():
         {}["nothing"]
+
+
+@pytest.mark.parametrize(("named", "says"), [("", "out.csv"), ("temporary", "out.csv"), ("other.csv", "other.csv")])
+def test_an_error_of_the_system_names_what_was_to_be_written(tmp_path, monkeypatch, capsys, named, says):
+    """As the user calls it, not the temporary file."""
+    monkeypatch.chdir(tmp_path)
+
+    def write() -> None:
+        with one_line_errors(), write_atomically(Path("out.csv")) as temporary:
+            temporary.write_text("half")
+            name = str(temporary) if named == "temporary" else named or None
+            raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    with pytest.raises(SystemExit):
+        write()
+    assert capsys.readouterr().err == f"moldiff: {says}: No space left on device; check the path and the free space\n"
+    assert not list(tmp_path.iterdir())

@@ -20,6 +20,7 @@ from moldiff.checkpoints import CheckpointError, latest_checkpoint
 from moldiff.cli import app
 from moldiff.config import Config, NetworkConfig, TrainConfig
 from moldiff.datasets.prepared import SPLITS, read_meta, read_split, write_prepared
+from moldiff.errors import RequestError
 from moldiff.model import Model
 from moldiff.training import LOG, TrainingError, ema_exponent, schedule, train
 
@@ -92,6 +93,18 @@ def test_the_exit_code_tells_the_signal(tmp_path, monkeypatch, number, code):
     settings += [f"--set=network.options.{key}={value}" for key, value in SMALL.options.items()]
     result = CliRunner().invoke(app, ["train", str(DATA), "-o", str(tmp_path / "run"), "--device", "cpu", *settings])
     assert (result.exit_code, "stopped at step 3 of 6; --resume goes on" in result.stderr) == (code, True)
+
+
+def test_one_training_at_a_time(tmp_path):
+    refused = []
+
+    def again(_: dict) -> None:
+        with pytest.raises(RequestError, match=r"-o .*run: another run is writing there"):
+            train(DATA, tmp_path / "run", CONFIG)
+        refused.append(True)
+
+    train(DATA, tmp_path / "run", changed(steps=1, warmup=1), progress=again)
+    assert refused and not (tmp_path / "run" / ".lock").exists()
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path, monkeypatch, straight):

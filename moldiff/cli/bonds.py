@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from moldiff.cli.completing import Tally, sdf_file, sdf_text
+from moldiff.cli.completing import Tally, sdf_text
 from moldiff.cli.options import Device, Force
 from moldiff.config import BONDS_ATTEMPTS, BONDS_EVALUATIONS
-from moldiff.files import check_sdf
+from moldiff.files import check_apart, check_sdf
 from moldiff.terminal import one_line_errors
 
 
@@ -45,14 +45,14 @@ def bonds(
         request, generator = bonds_request(seed, steps, max_attempts), load(model, device)
         tally = Tally(generator, request, "molecule with bonds", "valid bonds")
         found = perceptions(generator, frames, request, tally.tick)
-        with sdf_file(output) as write, sdf_file(rejects) as write_reject, tally.running():
+        with tally.sdf_file(output) as write, tally.sdf_file(rejects) as write_reject, tally.running():
             for one in found:
                 if one.record is not None:
                     write(sdf_text(one.record, one.record.title, {"molecule": one.record.molecule}, tally.facts))
                 elif one.reject is not None:
                     write_reject(reject_text(one.reject, tally.facts))
                 tally.add(one.record is not None, one.rejected, one.problem)
-        tally.finish(output)
+        tally.finish()
 
 
 def _check(file: Path, output: Path, rejects: Path | None, force: bool) -> None:
@@ -63,7 +63,7 @@ def _check(file: Path, output: Path, rejects: Path | None, force: bool) -> None:
     if kind_of(file) != "xyz":
         raise RequestError(f"{file}: is not XYZ, the format of atoms and coordinates alone; the others tell bonds")
     check_sdf("-o", output, force)
+    check_apart(f"-o {output}", output, [file])
     if rejects is not None:
         check_sdf("--rejects", rejects, force)
-        if rejects.resolve() == output.resolve():
-            raise RequestError(f"--rejects {rejects}: is the output itself; choose another name")
+        check_apart(f"--rejects {rejects}", rejects, [file, output])

@@ -1,4 +1,4 @@
-"""What ``moldiff conformers`` and ``moldiff bonds`` share: an SDF written as it comes, a tally, its summary."""
+"""What ``moldiff conformers`` and ``moldiff bonds`` share: SDFs written as they come, a tally, its summary."""
 
 import json
 import time
@@ -25,18 +25,6 @@ def counted(count: int, what: str) -> str:
     return " ".join([str(count), first + "s" * (count != 1), *rest])
 
 
-@contextmanager
-def sdf_file(path: Path | None) -> Iterator[Callable[[str], Any]]:
-    """Yields what writes a record; the file is there when the block ends well. Without a path nothing is written."""
-    from moldiff.files import write_atomically
-
-    if path is None:
-        yield lambda text: None
-        return
-    with write_atomically(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        yield file.write
-
-
 class Tally:
     """What has come out so far, molecule by molecule. ``record``: what one is called; ``wanted``: of each molecule."""
 
@@ -47,6 +35,7 @@ class Tally:
         self.rejected: Counter[str] = Counter()
         self.problems: list[str] = []
         self.sampled, self.started = 0.0, time.monotonic()
+        self.written: list[tuple[Path, Path]] = []  # each file, and what it was to be
         self.show: Callable[[], None] = lambda: None
 
     def tick(self, work: float) -> None:
@@ -59,6 +48,28 @@ class Tally:
         self.kept += kept
         self.rejected.update(rejected)
         self.problems += [problem] if problem else []
+
+    @contextmanager
+    def sdf_file(self, path: Path | None) -> Iterator[Callable[[str], Any]]:
+        """Yields what writes a record; the file is there when the block ends well. Without a path nothing is written.
+
+        When :meth:`running`, within the block, was interrupted, a file that was there stays, and the new one is beside it.
+        """
+        from moldiff.files import write_atomically
+
+        if path is None:
+            yield lambda text: None
+            return
+        made = _beside(path)
+        try:
+            with write_atomically(made) as temporary, open(temporary, "w", encoding="utf-8") as file:
+                yield file.write
+        except OSError as error:
+            error.filename = str(path) if error.filename == str(made) else error.filename
+            raise
+        if not self.stopped or not path.exists():
+            made = made.replace(path)
+        self.written.insert(0, (made, path))  # of several files the first ends last
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -74,19 +85,21 @@ class Tally:
         except Interrupted as stop:
             self.stopped = stop.code
 
-    def finish(self, path: Path) -> None:
-        """Write PATH.summary.json, tell the same in short on standard error, and exit with 3 or more if anything is missing."""
+    def finish(self) -> None:
+        """Write FILE.summary.json, tell the same in short on standard error, and exit with 3 or more if anything is missing."""
         from rich.console import Console
 
         from moldiff.files import write_atomically
 
+        path, _ = self.written[0]
         with write_atomically(path.with_name(f"{path.name}.summary.json")) as temporary:
             temporary.write_text(json.dumps(self._summary(), indent=1, ensure_ascii=False), encoding="utf-8")
         console = Console(stderr=True, soft_wrap=True)
         for line in self._lines(path):
             console.print(line, highlight=False, markup=False)
         if self.stopped:
-            fail(f"interrupted after {counted(self.molecules, 'molecule')}; what is made is in {path}", self.stopped)
+            places = " and ".join(f"{a}{f' ({b} stays as it was)' if a != b else ''}" for a, b in self.written)
+            fail(f"interrupted after {counted(self.molecules, 'molecule')}; what is made is in {places}", self.stopped)
         if self.problems:
             fail(f"{len(self.problems)} of {counted(self.molecules, 'molecule')} without {self.wanted}", code=3)
 
@@ -107,6 +120,14 @@ class Tally:
         attempts = counted(self.kept + self.rejected.total(), "attempt")
         yield f"{attempts} on {counted(self.molecules, 'molecule')}, rejected: {reasons}"
         yield f"{counted(self.kept, self.record)}, {time.monotonic() - self.started:.1f} s → {path}"
+
+
+def _beside(path: Path) -> Path:
+    """A free name for what may not become ``path``, e.g. out.partial.sdf; a pipe or a device has no other."""
+    if path.exists() and not path.is_file():
+        return path
+    names = (path.with_name(f"{path.stem}.partial{number}{path.suffix}") for number in ("", *range(2, 10**6)))
+    return next(name for name in names if not name.exists())
 
 
 def sdf_text(record: "Record", title: str, tags: dict[str, Any], facts: dict[str, Any]) -> str:

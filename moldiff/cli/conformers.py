@@ -5,9 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from moldiff.cli.completing import Tally, sdf_file, sdf_text
+from moldiff.cli.completing import Tally, sdf_text
 from moldiff.cli.options import Device, Force
-from moldiff.files import check_sdf
+from moldiff.files import check_apart, check_sdf
 from moldiff.terminal import one_line_errors
 
 
@@ -40,12 +40,13 @@ def conformers(
         from moldiff.generation import load
 
         check_sdf("-o", output, force)
+        check_apart(f"-o {output}", output, [file])
         sources = read_records(file, column)
         generator = load(model, device)
         request = conformers_request(generator.model.config, n, seed, quality, steps, max_attempts)
         tally = Tally(generator, request, "conformer", f"all of their {n} conformers" if n > 1 else "their conformer")
         found = ensembles(generator, sources, request, tally.tick)
-        with sdf_file(output) as write, tally.running():
+        with tally.sdf_file(output) as write, tally.running():
             for ensemble in found:
                 for one in ensemble.conformers:
                     tags: dict[str, Any] = {"molecule": one.molecule, "conformer": one.conformer}
@@ -53,4 +54,4 @@ def conformers(
                         tags["strain_kcal_mol"] = round(one.strain, 3)
                     write(sdf_text(one, one.title, tags, tally.facts))
                 tally.add(len(ensemble.conformers), ensemble.rejected, ensemble.problem(n))
-        tally.finish(output)
+        tally.finish()

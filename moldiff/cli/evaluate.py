@@ -1,9 +1,11 @@
 """``moldiff evaluate``."""
 
+import gzip
 import json
 import sys
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,8 @@ import typer
 
 from moldiff.cli.options import positive
 from moldiff.terminal import Interrupted, bar, fail, interruptible, one_line_errors
+
+_OWN = b"record,id,where,reason,"  # how a table of molecules begins
 
 
 def evaluate(
@@ -89,16 +93,22 @@ def _check_places(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
     """Refuse before any work what could not be written at the end, and what would be written over molecules."""
     from moldiff.datasets.readers import FORMATS
     from moldiff.errors import RequestError
-    from moldiff.files import check_place
+    from moldiff.files import check_apart, check_place
 
     named = {option: path for option, path in outputs.items() if path is not None}
     for option, path in named.items():
         if path.exists() and not path.is_file() and not path.is_dir():
             continue  # a pipe or a device
         check_place(f"{option} {path}", path, force=True)
-        others = [*inputs, *(other for name, other in named.items() if name != option)]
-        if path.resolve() in {other.resolve() for other in others}:
-            raise RequestError(f"{option} {path}: is another file of this command; choose another name")
+        check_apart(f"{option} {path}", path, [*inputs, *(other for name, other in named.items() if name != option)])
         suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-        if path.exists() and FORMATS.get(suffix, "table") != "table":
+        if path.exists() and suffix in FORMATS and not _is_own_table(path):
             raise RequestError(f"{option} {path}: may hold molecules, which are not written over; choose another name")
+
+
+def _is_own_table(path: Path) -> bool:
+    """Whether a file is a table as ``--csv`` writes it."""
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    with suppress(OSError, EOFError, zlib.error), opened(path, "rb") as file:  # also of what is no gzip
+        return file.readline(len(_OWN)) == _OWN
+    return False

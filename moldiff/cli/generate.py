@@ -184,6 +184,9 @@ def generate(
         sizes = _range(n_atoms)
         if diverse is not None and not 1 <= diverse <= n:
             raise RequestError(f"--diverse {diverse}: must be between 1 and the {n} molecules that -n asks for")
+        relaxed = Path(output).with_suffix(".relaxed.sdf") if relax and output != "-" else None
+        outputs = {"-o": None if output == "-" else Path(output), "--rejects": rejects, "--relax:": relaxed}
+        _check_inputs_stay(outputs, [path for path in (*(fix or ()), like, shape, pharmacophore) if path is not None])
         generator = load(model, device, compile)
         sampler = choose_sampler(generator.model.config, quality, steps)
         overlay = read_overlay(shape, pharmacophore)
@@ -230,7 +233,7 @@ def generate(
             sink = Output(
                 Path(output), provenance, identity, rejects=rejects, force=force, resume=resume, diverse=diverse,
                 scores={**generator.own_columns(request), **request.screen.columns},
-                relaxed=Path(output).with_suffix(".relaxed.sdf") if request.screen.relax else None,
+                relaxed=relaxed,
             )  # fmt: skip
         facts = {"request": identity, "device": generator.device, **provenance}
         summary = _run(generator, request, sink, facts, workers=workers or generator.workers_for(n), batch_size=batch)
@@ -242,10 +245,21 @@ def generate(
         fail(f"{summary['kept']} of {n} molecules: {out} ran out; raise {more}{again}", code=3)
 
 
+def _check_inputs_stay(outputs: dict[str, Path | None], inputs: list[Path]) -> None:
+    """Refuse, before any work, to write over what is given."""
+    from moldiff.files import check_apart
+
+    for option, path in outputs.items():
+        if path is not None:
+            check_apart(f"{option} {path}", path, inputs)
+
+
 def _run(
     generator: "Generator", request: "Request", sink: "Output | StandardOutput", facts: dict[str, Any], **how: Any
 ) -> dict[str, Any]:
     """Generate into the sink and finish it; returns the summary."""
+    from moldiff.workers import WorkerError
+
     first, started, cpu = sink.tally.next_index, time.monotonic(), _cpu_seconds()
     try:
         with interruptible() as check:
@@ -260,8 +274,11 @@ def _run(
             }  # fmt: skip
             sink.finish(summary, ended=tally.kept >= request.n)
     except Interrupted as stop:
-        sink.close()
         fail(f"interrupted with {sink.tally.kept} of {request.n} molecules; {sink.remedy}", stop.code)
+    except WorkerError as error:
+        raise WorkerError(f"{error}; {sink.remedy}") from error
+    finally:
+        sink.close()
     return summary
 
 

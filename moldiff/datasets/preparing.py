@@ -26,6 +26,7 @@ from moldiff.datasets.published import PUBLISHED
 from moldiff.datasets.records import Record
 from moldiff.datasets.selection import Members, Selection, dropped_rows, select
 from moldiff.datasets.shards import SIZE, Dropped, Shard, Shards, discard, identity_hash, write_dropped
+from moldiff.files import alone_in
 
 CHUNK = 10  # records that a process gets at a time
 UNKNOWN = ("", "nan")  # texts of a property without a value
@@ -44,14 +45,22 @@ def prepare_library(
 
     ``jobs``: processes (default: one per CPU). ``progress``: called with (done, total) records. ``force``: begin
     again, and replace a set that is there. Raises a :class:`moldiff.errors.MoldiffError` when a file cannot be read or
-    too little is left of it.
+    too little is left of it, or another call prepares a set there.
     """
     library, records = survey(library)
+    with alone_in(directory):
+        return _prepared(library, records, directory, jobs or os.cpu_count() or 1, progress, force)
+
+
+def _prepared(
+    library: Library, records: list[int], directory: Path, jobs: int, progress: Progress | None, force: bool
+) -> dict[str, Any]:
+    """What :func:`prepare_library` does with files that are surveyed."""
     request = library.request()
     if force:
         discard(directory)
     shards = Shards(directory, request)
-    _curate_all(library, shards, sum(records), jobs or os.cpu_count() or 1, progress)
+    _curate_all(library, shards, sum(records), jobs, progress)
     try:
         selection = select(library, shards)
         members = {name: Members(shards, selection, number) for number, name in enumerate(SPLITS)}

@@ -25,6 +25,7 @@ from moldiff.chem import Graph, graph_from_smiles, token_name
 from moldiff.datasets.prepared import SPLITS, Split, Structure, learned_from, sort_kinds, write_prepared
 from moldiff.datasets.shards import WORK, discard
 from moldiff.errors import MoldiffError
+from moldiff.files import alone_in
 from moldiff.molecule import HYDROGENS
 from moldiff.workers import Here, Workers
 
@@ -101,14 +102,15 @@ def prepare_qm9(
     rows, source = read_rows(archive)
     names = split_names(len(rows))
     records = convert_all(rows, jobs or os.cpu_count() or 1, progress)
-    if force:
-        discard(Path(directory))
     if hydrogens == "implicit":
         records = [record if isinstance(record, str) else _heavy(record) for record in records]
-    work = Path(directory) / WORK  # by which the same command knows what was interrupted here for its own
-    work.mkdir(parents=True, exist_ok=True)
-    meta = write_set(Path(directory), rows, names, records, source, hydrogens)
-    shutil.rmtree(work)
+    with alone_in(Path(directory)):
+        if force:
+            discard(Path(directory))
+        work = Path(directory) / WORK  # by which the same command knows what was interrupted here for its own
+        work.mkdir(parents=True, exist_ok=True)
+        meta = write_set(Path(directory), rows, names, records, source, hydrogens)
+        shutil.rmtree(work)
     return meta
 
 

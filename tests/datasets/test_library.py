@@ -317,6 +317,17 @@ class TestSets:
         prepare_library(library, tmp_path / "set", jobs=2)
         assert content_of(tmp_path / "set") == content_of(straight)
 
+    def test_one_call_at_a_time(self, library, small_shards, straight, tmp_path):
+        refused = []
+
+        def again(*_: int) -> None:
+            with pytest.raises(RequestError, match=r"-o .*set: another run is writing there"):
+                prepare_library(library, tmp_path / "set", jobs=1, force=True)
+            refused.append(True)
+
+        prepare_library(library, tmp_path / "set", jobs=1, progress=again)
+        assert refused and content_of(tmp_path / "set") == content_of(straight)
+
     def test_a_killed_run_goes_on_to_the_same_bytes(self, table, library, small_shards, straight, tmp_path):
         script = f"""
 import os, signal

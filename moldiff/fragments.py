@@ -67,6 +67,9 @@ class Plan(NamedTuple):
         return {"heavy_atoms": self.heavy_atoms, "sampler": self.sampler} | known
 
 
+STRAIGHT = 0.05  # squared sine of the angle between a marked bond and a double one, below which it has no side
+
+
 class Cut(NamedTuple):
     """A molecule with all its atoms, Kekulé bonds, those that go, and those that added atoms may bond to."""
 
@@ -268,7 +271,8 @@ def _side(cut: Cut, index: int) -> np.ndarray:
     hydrogens = _hydrogens(atom)
     if atom.GetAtomicNum() in (6, 7) and len(double) == 1:
         axis = towards(double[0])
-        return mark - (mark @ axis) * axis
+        side = mark - (mark @ axis) * axis
+        return side if side @ side > STRAIGHT else np.zeros(3)
     if len(hydrogens) == 1 and atom.GetDegree() == 4 and atom.GetAtomicNum() != 7:
         return mark - towards(hydrogens[0])
     if atom.GetAtomicNum() == 16 and len(double) == 1 and len(kept) == 2:

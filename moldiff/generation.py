@@ -295,11 +295,7 @@ class Generator:
             "hydrogens": data.hydrogens,
             **({"hydrogens by": f"{self.placer.config.preset} ({self.placer.sha256[:16]})"} if self.placer else {}),
             "evaluations": {name: getattr(config.quality, name) for name in QUALITIES},
-            **(
-                {"tries": f"up to {config.quality.tries}, until the rings are as told"}
-                if config.quality.tries > 1
-                else {}
-            ),
+            **({"tries": f"up to {tries}, until the rings are as told"} if (tries := config.quality.tries) > 1 else {}),
             **({"fast by": f"{self.pupil.name} ({self.pupil.hash[:16]})"} if self.pupil else {}),
             "told": [what for what in ("composition", "properties") if getattr(config.quality, f"told_{what}")],
             "heavy atoms": "{}-{}".format(*data.heavy_range),

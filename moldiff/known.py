@@ -28,11 +28,9 @@ class Known:
     cut: int = 0  # valences of open atoms that lead to added heavy atoms, orders counted
     hydrogens: int = 0  # hydrogens taken off the open atoms, of which added heavy atoms may replace some
     parent: str = ""  # SMILES of the molecule that others are derived from; equal ones are none
-    marks: Integer[Tensor, "n 2"] | None = (
-        None  # orders together, and number, of an atom's bonds to added ones; -1: any
-    )
+    marks: Integer[Tensor, "n 2"] | None = None  # of bonds to added atoms the orders together, and the number; -1: any
     sides: Float[Tensor, "n 3"] | None = (
-        None  # added atoms lie on this side of their atom, its hydrogen on the other; 0: on any
+        None  # where added atoms lie, an atom's hydrogen on the other side; 0: anywhere
     )
 
     @property

@@ -263,9 +263,7 @@ def _tidy(path: Path) -> None:
 def _finish_tidying(path: Path) -> None:
     """:func:`_tidy` after a run that was interrupted when its journal had become the output."""
     state, journal, _ = _working_files(path)
-    with suppress(
-        OSError, ValueError, AttributeError
-    ):  # without a state there is nothing to do; one that is damaged is not for here
+    with suppress(OSError, ValueError, AttributeError):  # no state, nothing to do; one that is damaged is not for here
         if not journal.exists() and json.loads(state.read_text()).get("ended"):
             _tidy(path)
 

@@ -32,9 +32,7 @@ ROWS = 4096  # of a Parquet file in memory
 MAX_ROW = csv.field_size_limit()  # characters in which a quote must be closed
 OPEN = "unexpected end of data"  # what csv says of a quote that is not closed
 _NUMBER = re.compile(r"\s*\d{1,18}\s*")
-_CXSMILES = re.compile(
-    r"\|.*\|"
-)  # what such a line has before its name: radicals, groups of stereocentres, coordinates
+_CXSMILES = re.compile(r"\|.*\|")  # before the name: radicals, groups of stereocentres, coordinates
 
 
 class ReadError(MoldiffError):

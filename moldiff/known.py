@@ -29,9 +29,7 @@ class Known:
     hydrogens: int = 0  # hydrogens taken off the open atoms, of which added heavy atoms may replace some
     parent: str = ""  # SMILES of the molecule that others are derived from; equal ones are none
     marks: Integer[Tensor, "n 2"] | None = None  # of bonds to added atoms the orders together, and the number; -1: any
-    sides: Float[Tensor, "n 3"] | None = (
-        None  # where added atoms lie, an atom's hydrogen on the other side; 0: anywhere
-    )
+    sides: Float[Tensor, "n 3"] | None = None  # where added atoms lie, and the hydrogen does not; 0: anywhere
 
     @property
     def is_part(self) -> bool:

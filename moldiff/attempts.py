@@ -8,13 +8,12 @@ of one exact size, and the arithmetic on one molecule does not depend on its bat
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Integer
 
-from moldiff import chem
+from moldiff.chem import to_rdkit
 from moldiff.conditions import Conditions, draw_values
 from moldiff.draws import Drawn
 from moldiff.errors import RequestError
@@ -25,6 +24,7 @@ from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.one_size import BATCH, Tick, filled_rows, inference, sample_filled
 from moldiff.requests import Request
+from moldiff.ring_counts import RING_COUNTS, ring_counts
 from moldiff.samplers import KeyedRandomness
 from moldiff.schedules import NoiseLevel
 
@@ -44,18 +44,21 @@ def sample_sizes(
     values: Float[np.ndarray, "b properties"] | None, batch_size: int | None = None, tick: Tick = lambda work: None,
 ) -> tuple[Molecules, Integer[np.ndarray, " b"]]:  # fmt: skip
     """Raw molecules of these sizes and property values, in their order, on the CPU; and how often each was tried."""
-    told = told_values(model, request, sizes, values)
-    tries = np.zeros(len(sizes), dtype=int)
-    made: dict[int, Molecules] = {}
-    rows = np.arange(len(sizes))
-    while len(rows) and tries.max(initial=0) < model.config.quality.tries:
-        asked = None if values is None else values[rows]
-        found = _once(model, request, random.select(rows.tolist()), sizes.select(rows), asked, batch_size, tick)
-        made |= dict(zip(rows.tolist(), found.split(), strict=True))
-        tries[rows] += 1
+    found = _once(model, request, random, sizes, values, batch_size, tick)
+    tries, rows = np.ones(len(sizes), dtype=int), np.arange(len(sizes))
+    if model.config.quality.tries == 1:
+        return found, tries
+    told, made = told_values(model, request, sizes, values), found.split()
+    for _ in range(1, model.config.quality.tries):
         rows = rows[misses_rings(model.data, found, told[rows])]
-        tick = partial(_without_work, tick)  # a bar counts molecules
-    return Molecules.collate([made[k] for k in range(len(sizes))]), tries
+        if not len(rows):
+            break
+        again, asked = random.select(rows.tolist()), None if values is None else values[rows]
+        found = _once(model, request, again, sizes.select(rows), asked, batch_size, lambda work: tick(0.0))
+        tries[rows] += 1
+        for row, molecule in zip(rows.tolist(), found.split(), strict=True):
+            made[row] = molecule
+    return Molecules.collate(made), tries
 
 
 def _once(
@@ -75,10 +78,6 @@ def _once(
         return Molecules.collate([parts[k] for k in range(len(sizes))])
 
 
-def _without_work(tick: Tick, work: float) -> None:
-    tick(0.0)
-
-
 def told_values(
     model: Model, request: Request, sizes: Drawn, values: Float[np.ndarray, "b properties"] | None
 ) -> Float[np.ndarray, "b properties"]:
@@ -87,8 +86,7 @@ def told_values(
     What is asked for; where the weights are used to it and nothing else is known, the rest as the training molecule has it.
     """
     told = np.full((len(sizes), len(model.data.properties)), np.nan)
-    whole = request.known is None and not request.guides
-    if model.config.quality.told_properties and whole and sizes.properties is not None:
+    if model.config.quality.told_properties and request.is_whole and sizes.properties is not None:
         told = sizes.properties
     return told if values is None else np.where(np.isnan(values), told, values)
 
@@ -100,12 +98,12 @@ def misses_rings(
 
     Those that RDKit does not sanitise have none that could be counted, and miss nothing.
     """
-    columns = {p.name: k for k, p in enumerate(data.properties) if p.name in chem.RING_COUNTS}
+    columns = {p.name: k for k, p in enumerate(data.properties) if p.name in RING_COUNTS}
     expected = told[:, list(columns.values())]
     if not columns or np.isnan(expected).all():
         return np.zeros(len(molecules), dtype=bool)
-    mols = chem.to_rdkit(molecules, data.vocabulary)
-    found = [chem.ring_counts(mol, list(columns), data.hydrogens) for mol in mols]
+    mols = to_rdkit(molecules, data.vocabulary)
+    found = [ring_counts(mol, list(columns), data.hydrogens) for mol in mols]
     counted = np.array([[np.nan] * len(columns) if counts is None else counts for counts in found], dtype=float)
     return (np.abs(counted - expected) > 0.5).any(1)  # False beside NaN
 
@@ -193,13 +191,13 @@ class SameSize:
 
     def conditions(self, rows: Integer[np.ndarray, " b"]) -> Conditions:
         properties = self.model.data.properties
-        quality, whole = self.model.config.quality, self.request.known is None and not self.request.guides
         aims = None if self.values is None else self.values[rows]
         told = told_values(self.model, self.request, self.sizes.select(rows), aims)
         values = torch.from_numpy(told).float()
         heavy, composition = (torch.from_numpy(of[rows]) for of in (self.sizes.heavy, self.sizes.composition))
         asked = self.values is not None or self.request.formula is not None
-        if not (asked or (quality.told_composition and whole)):  # elements that may change mend the structure
+        of_training = self.model.config.quality.told_composition and self.request.is_whole
+        if not (asked or of_training):  # elements that may change mend the structure
             composition = torch.zeros_like(composition)
         return replace(Conditions.from_physical(values, properties), heavy=heavy, composition=composition)
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from rdkit import Chem, rdBase
-from rdkit.Chem import rdForceFieldHelpers, rdMolDescriptors
+from rdkit.Chem import rdForceFieldHelpers
 from rdkit.Geometry import Point3D
 
 from moldiff.errors import MoldiffError
@@ -306,32 +306,6 @@ def assign_stereo(mol: Chem.Mol) -> None:
     for atom in mol.GetAtoms():
         if atom.GetChiralTag() not in TETRAHEDRAL:
             atom.SetChiralTag(Chem.ChiralType.CHI_UNSPECIFIED)
-
-
-def largest_ring(mol: Chem.Mol) -> int:
-    """Atoms of the largest ring of a sanitised molecule, 0 without rings."""
-    return max(map(len, mol.GetRingInfo().AtomRings()), default=0)
-
-
-# what is counted of the rings of a sanitised molecule, by the names of the evaluation and of properties
-RING_COUNTS = {
-    "rings": rdMolDescriptors.CalcNumRings, "aromatic_rings": rdMolDescriptors.CalcNumAromaticRings,
-    "largest_ring": largest_ring,
-}  # fmt: skip
-
-
-def ring_counts(mol: Chem.Mol, names: Sequence[str], hydrogens: str = "explicit") -> list[int] | None:
-    """Those of :data:`RING_COUNTS` that are named, of a molecule as generated; None where RDKit does not sanitise it.
-
-    ``hydrogens``: "implicit" for molecules of a model that leaves them to valence, without them.
-    """
-    copy = Chem.Mol(mol)
-    for atom in copy.GetAtoms():
-        atom.SetNoImplicit(hydrogens == "explicit")
-    with quiet():
-        if Chem.SanitizeMol(copy, SANITISE, catchErrors=True) != Chem.SanitizeFlags.SANITIZE_NONE:
-            return None
-    return [RING_COUNTS[name](copy) for name in names]
 
 
 def _has_sound_coordinates(mol: Chem.Mol) -> bool:

@@ -262,7 +262,8 @@ def _side(cut: Cut, index: int) -> np.ndarray:
     """
     atom = cut.mol.GetAtomWithIdx(index)
     marks = [n.GetIdx() for n in atom.GetNeighbors() if n.GetIdx() in cut.removed]
-    pos = cut.mol.GetConformer().GetPositions() - cut.mol.GetConformer().GetPositions()[index]
+    pos = cut.mol.GetConformer().GetPositions()
+    pos = pos - pos[index]
     towards = lambda k: pos[k] / max(np.linalg.norm(pos[k]), 1e-6)  # noqa: E731
     if _marks(cut, index)[1] != 1:
         return np.zeros(3)

@@ -191,7 +191,7 @@ class Generator:
         """Eight hex digits for what decides molecules besides the tensors of the weights: what is drawn, and how it is told."""
         config, data = self.model.config, self.model.data
         told = config.quality.told_composition, config.quality.told_properties
-        if config.quality.tries > 1:
+        if config.quality.tries > 1:  # else IDs are those of before there were any
             told = (*told, config.quality.tries)
         decisive = (
             config.process,
@@ -374,10 +374,10 @@ KINDS = {  # of what generate is given, beside None
     "pharmacophore": (chem.Chem.Mol | list | tuple, "an RDKit molecule with coordinates, or a list of them"),
     "targets": (Mapping, "a dict"), "attach": (Sequence | np.ndarray, "a list of atoms"),
 }  # fmt: skip
-
-
-MEMBERS = {"targets": (str, "the name of a property"), "attach": (Integral, "a whole number, RDKit's index of an atom"),
-           "pharmacophore": (chem.Chem.Mol, "an RDKit molecule with coordinates")}  # fmt: skip
+MEMBERS = {  # of those that hold several
+    "targets": (str, "the name of a property"), "attach": (Integral, "a whole number, RDKit's index of an atom"),
+    "pharmacophore": (chem.Chem.Mol, "an RDKit molecule with coordinates"),
+}  # fmt: skip
 
 
 def _check_kinds(**values: Any) -> None:
@@ -385,11 +385,12 @@ def _check_kinds(**values: Any) -> None:
         kind, words = KINDS[name]
         if not (value is None or isinstance(value, kind)):
             raise RequestError(f"{name}={value!r}: must be {words}")
-        if kinds := MEMBERS.get(name):
-            of, words = kinds
-            for member in value if isinstance(value, Iterable) and not isinstance(value, chem.Chem.Mol) else ():
-                if not isinstance(member, of):
-                    raise RequestError(f"{name}: {member!r}: must be {words}")
+        if value is None or name not in MEMBERS or isinstance(value, chem.Chem.Mol):
+            continue
+        kind, words = MEMBERS[name]
+        for member in value:
+            if not isinstance(member, kind):
+                raise RequestError(f"{name}: {member!r}: must be {words}")
 
 
 def _pair(value: Any, named: str) -> tuple[Any, Any]:

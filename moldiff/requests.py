@@ -93,6 +93,11 @@ class Request:
         ]
         return hashlib.sha256(repr(decisive).encode()).hexdigest()[:8]
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether a molecule is made as a whole: nothing of it is known, or led anywhere."""
+        return self.known is None and not self.guides
+
     def is_plain(self, config: Config) -> bool:
         """Whether only sizes are asked for, and the evaluations of ``--quality fast`` of weights with this configuration."""
         more = self.targets or self.known or self.guides or self.formula

@@ -69,7 +69,7 @@ def facts(evaluation: FileEvaluation, made_by: Maker) -> dict[str, Any]:
     return {
         "file": evaluation.file.name, "sha256": evaluation.sha256, "n": len(table), "notes": evaluation.notes,
         "listed": min(len(table), MAX_MOLECULES), "moldiff": __version__, "rdkit": chem.RDKIT_VERSION,
-        "reference": reference, "references": [(r.name, len(set(r.smiles)), r.sha256) for r in evaluation.references],
+        "reference": reference, "references": [(r.name, len(r.distinct), r.sha256) for r in evaluation.references],
         "funnel": funnel(table, metrics), "headline": _headline(metrics), "sections": _sections(metrics),
         "histograms": _histograms(table, here, there), "here": here, "there": there, "level": LEVEL,
         "elements": [row for row in rows if row.kind == "element"],

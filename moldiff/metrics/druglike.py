@@ -12,12 +12,13 @@ import pandas as pd
 from rdkit import Chem, RDConfig
 from rdkit.Chem import QED, Crippen, Descriptors, Mol, rdMolDescriptors
 
-from moldiff.chem import RING_COUNTS, quiet
+from moldiff.chem import quiet
 from moldiff.errors import MoldiffError
 from moldiff.metrics.alerts import CATALOGUES, alerts
 from moldiff.metrics.core import Metric, rate
 from moldiff.metrics.rings import ring_systems, unseen
 from moldiff.metrics.validity import sanitised
+from moldiff.ring_counts import RING_COUNTS
 
 # pandas types of the columns; the nullable ones hold counts that are missing where a molecule is not valid
 DRUGLIKE_COLUMNS = {

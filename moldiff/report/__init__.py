@@ -244,7 +244,7 @@ def _sha256(file: Path) -> str:
 
 
 def _reference_dict(reference: Reference) -> dict[str, Any]:
-    return {"name": reference.name, "sha256": reference.sha256, "distinct_smiles": len(set(reference.smiles))}
+    return {"name": reference.name, "sha256": reference.sha256, "distinct_smiles": len(reference.distinct)}
 
 
 def _as_dict(metric: Metric) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _comparison(
     known: Reference, distributions: Counts, crew: Crew, with_fcd: bool, flat: bool, report: Report
 ) -> Comparison:  # fmt: skip
     """Of all distinct SMILES of a file, or of those that a hash draws."""
-    distinct = sorted(set(known.smiles))
+    distinct = known.distinct
     used = known
     if len(distinct) > LARGEST:
         distinct = sorted(distinct, key=lambda s: hashlib.sha256(s.encode()).digest())[:LARGEST]
@@ -124,7 +124,7 @@ def compare(found: Survey, against: Against | None, with_fcd: bool, crew: Crew, 
 
 def _with_fingerprints(comparison: Comparison, crew: Crew, report: Report) -> tuple[Profile, list[str]]:
     """The profile of a comparison with its fingerprints, and the SMILES they belong to."""
-    smiles = sorted(set(comparison.reference.smiles))
+    smiles = comparison.reference.distinct
     records = list(_records(smiles))
     answers = _with_progress(
         crew.map("fingerprints", records, SIZE), "fingerprints of the reference", len(records), report

@@ -15,7 +15,7 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import Mol
 
-from moldiff import chem, stereo
+from moldiff import chem, force_field, stereo
 from moldiff.completion import BATCHES, CONFORMER, MAX_ATTEMPTS, complete, in_rounds, name_of
 from moldiff.config import Config
 from moldiff.datasets import records
@@ -238,5 +238,5 @@ def _advance(generator: Generator, unfinished: list[Ensemble], request: Request,
         ensemble.conformers.append(Conformer(
             f"{prefix}-m{number}-{attempt}", verdict.mol, chem.smiles(verdict.mol),
             request.seed, attempt, title=ensemble.source.id, molecule=number, conformer=count,
-            strain=chem.strain(verdict.mol),
+            strain=force_field.strain(verdict.mol),
         ))  # fmt: skip

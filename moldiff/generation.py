@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moldiff import chem, fragment_checks, fragments
+from moldiff import chem, force_field, fragment_checks, fragments
 from moldiff.attempts import asked_values, sample_attempts
 from moldiff.conditions import find_property, target_of
 from moldiff.config import QUALITIES
@@ -262,7 +262,7 @@ class Generator:
         """Copies with the hydrogens that the model leaves to valence, placed as its data have them if that was learned."""
         if self.model.data.hydrogens == "explicit":
             return mols
-        mols = [chem.with_hydrogens(mol) for mol in mols]
+        mols = [force_field.with_hydrogens(mol) for mol in mols]
         return with_placed_hydrogens(self.placer, mols) if self.placer else mols
 
     def own_scores(self, request: Request, index: int, facts: Facts) -> dict[str, Any]:

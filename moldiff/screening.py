@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from rdkit.Chem import Mol
 
-from moldiff import chem
+from moldiff import force_field
 from moldiff.errors import RequestError
 from moldiff.filters import Filter, read_filter
 
@@ -148,13 +148,13 @@ def _druglike(mol: Mol) -> dict[str, Any]:
 def _relaxation(mol: Mol) -> tuple[dict[str, Any], Mol | None]:
     from moldiff.metrics.strain import relaxation
 
-    found = chem.relax(mol)
+    found = force_field.relax(mol)
     if found is None:
         return dict.fromkeys(RELAXATION_COLUMNS) | {"relaxed": "no: MMFF94s lacks parameters"}, None
     moved = relaxation(mol, found.mol, found.released)
     if moved.failure:
         return dict.fromkeys(RELAXATION_COLUMNS) | {"relaxed": "no: no minimum within reach of MMFF94s"}, None
-    how = "MMFF94s" if found.converged else f"MMFF94s, not converged in {chem.MAX_RELAXATION_STEPS} steps"
+    how = "MMFF94s" if found.converged else f"MMFF94s, not converged in {force_field.MAX_RELAXATION_STEPS} steps"
     return {
         "energy_before": found.before, "energy_after": found.before - found.released, "strain": moved.energy,
         "rmsd_relaxed": moved.rmsd_heavy, "relaxed": how,

@@ -11,8 +11,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import moldiff
-from moldiff.chem import to_rdkit, with_hydrogens, without_hydrogens
+from moldiff.chem import without_hydrogens
 from moldiff.datasets.prepared import SPLITS, read_meta, read_split
+from moldiff.force_field import whole_mols, with_hydrogens
 from moldiff.model_file import DataInfo
 from moldiff.predictions import placer_of, with_placed_hydrogens
 
@@ -39,7 +40,7 @@ def main() -> None:
         if not 0 < arguments.n <= len(split):
             parser.error(f"-n {arguments.n}: the {arguments.split} split has {len(split)} molecules")
         split = split.draw(arguments.n, arguments.seed)
-    mols = to_rdkit(split.molecules(), meta["vocabulary"], meta["hydrogens"])
+    mols = whole_mols(split.molecules(), meta["vocabulary"], meta["hydrogens"])
     if arguments.hydrogens != "own":
         mols = [with_hydrogens(without_hydrogens(mol)) for mol in mols]
     if arguments.hydrogens == "network":

@@ -25,7 +25,7 @@ from rdkit import Chem
 from rdkit.Chem import Mol, rdDetermineBonds, rdDistGeom, rdMolAlign
 from rows import Row, show_rows
 
-from moldiff import chem, load
+from moldiff import chem, force_field, load
 from moldiff.conformers import conformers_request, ensembles
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.datasets.records import records_of
@@ -67,7 +67,7 @@ def held_out(data: Path, split: str, choose: Callable[[np.ndarray], np.ndarray])
     charged = every.having([k for k, name in enumerate(meta["vocabulary"]) if chem.parse_token(name)[1]])
     chosen = np.zeros(len(every), bool)
     chosen[choose(charged)] = True
-    mols = chem.to_rdkit(every.select(chosen).molecules(), meta["vocabulary"], meta["hydrogens"])
+    mols = force_field.whole_mols(every.select(chosen).molecules(), meta["vocabulary"], meta["hydrogens"])
     verdicts = [chem.check(mol) for mol in mols]
     return [verdict.mol for verdict in verdicts if verdict.mol is not None]
 
@@ -76,14 +76,14 @@ def evaluate_conformers(generator: Generator, options: argparse.Namespace) -> It
     draw = lambda charged: np.random.default_rng(options.seed).choice(len(charged), options.n, replace=False)  # noqa: E731
     references = held_out(options.data, "test", draw)
     rotatable = [k for k, mol in enumerate(references) if Chem.rdMolDescriptors.CalcNumRotatableBonds(mol) > 0]
-    strain = np.median([value for value in map(chem.strain, references) if value is not None])
+    strain = np.median([value for value in map(force_field.strain, references) if value is not None])
     print(
         f"{len(references)} references, {len(rotatable)} with rotatable bonds; their median strain {strain:.2f} kcal/mol"
     )
     methods: dict[str, Callable[[], list[list[Mol]]]] = {
         "ETKDGv3": lambda: [etkdg(mol, options.conformers, options.seed) for mol in references],
         "ETKDGv3 + MMFF94s": lambda: [
-            [relaxed.mol if (relaxed := chem.relax(mol)) else mol for mol in etkdg(mol, options.conformers, options.seed)]
+            [relaxed.mol if (relaxed := force_field.relax(mol)) else mol for mol in etkdg(mol, options.conformers, options.seed)]
             for mol in references
         ],
     } | {
@@ -125,7 +125,7 @@ def etkdg(mol: Mol, count: int, seed: int) -> list[Mol]:
 
 def scores(name: str, references: list[Mol], sets: list[list[Mol]], seconds: float) -> Row:
     best = np.array([nearest(mol, found) for mol, found in zip(references, sets, strict=True)])
-    strains = [value for found in sets if found and (value := chem.strain(found[0])) is not None]
+    strains = [value for found in sets if found and (value := force_field.strain(found[0])) is not None]
     return {
         "method": name, "molecules": len(references),
         **{f"covered at {t} Å": round(float((best <= t).mean()), 3) for t in THRESHOLDS},

@@ -20,7 +20,7 @@ from rdkit.Chem import Mol, rdShapeAlign
 from rich.progress import track
 from rows import Row, show_rows
 
-from moldiff import chem
+from moldiff import chem, force_field
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.fragments import Wishes
 from moldiff.generation import Generator, load
@@ -60,7 +60,7 @@ def references(data: Path, count: int, seed: int) -> list[Mol]:
     chosen[np.random.default_rng(seed).choice(len(split), 2 * count, replace=False)] = True
     molecules = split.select(chosen).molecules()
     by_size = molecules.select(molecules.size.argsort(stable=True))
-    mols = [chem.check(mol).mol for mol in chem.to_rdkit(by_size, meta["vocabulary"], meta["hydrogens"])]
+    mols = [chem.check(mol).mol for mol in force_field.whole_mols(by_size, meta["vocabulary"], meta["hydrogens"])]
     usable = [mol for mol in mols if mol is not None and features(mol)]
     return [usable[k] for k in np.linspace(0, len(usable) - 1, count).astype(int)]
 
@@ -101,7 +101,7 @@ def similarities(reference: Mol, mol: Mol) -> tuple[float, float, float, float, 
     rdShapeAlign.AlignMol(reference, by_colour, useColors=True, opt_param=0.5)
     shape, matched = overlay.scores(mol).values()
     laid_shape, laid_matched = overlay.scores(by_shape)["shape_tanimoto"], overlay.scores(by_colour)["features_matched"]
-    strain = chem.strain(mol)
+    strain = force_field.strain(mol)
     return shape, laid_shape, matched, laid_matched, np.nan if strain is None else strain
 
 

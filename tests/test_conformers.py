@@ -9,7 +9,7 @@ import pytest
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from moldiff import chem, generation
+from moldiff import chem, force_field, generation
 from moldiff.conformers import GivenGraph, conformers_request, ensembles, has_fitting_distances
 from moldiff.datasets.curation import Unusable
 from moldiff.datasets.records import Record, records_of
@@ -129,7 +129,7 @@ class TestJudge:
         mol = embedded(smiles)
         heavy = mol.GetConformer().GetPositions()[: mol.GetNumHeavyAtoms()]
         graph = GivenGraph.read(record(smiles), IMPLICIT)
-        found = graph.judge(chem.with_hydrogens(graph.made(heavy)).GetConformer().GetPositions()).mol
+        found = graph.judge(force_field.with_hydrogens(graph.made(heavy)).GetConformer().GetPositions()).mol
         assert chem.smiles(found) == chem.smiles(mol)
         assert found.GetNumAtoms() == mol.GetNumAtoms()
         assert np.allclose(found.GetConformer().GetPositions()[: len(heavy)], heavy, atol=1e-9)

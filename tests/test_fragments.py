@@ -15,7 +15,7 @@ from rdkit.Chem import AllChem, DataStructs
 from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
 from typer.testing import CliRunner
 
-from moldiff import chem, cli, fragments
+from moldiff import chem, cli, force_field, fragments
 from moldiff.errors import RequestError
 from moldiff.fragment_checks import is_kept, objection, similarity
 from moldiff.fragment_files import draw, draw_plan, read_wishes
@@ -303,7 +303,7 @@ class TestVerification:
 
     def test_hydrogens_of_a_model_without_them_are_not_new(self, planned, implicit):
         known = planned("CC(=O)N", data=implicit, attach=(0,)).known
-        mol = chem.with_hydrogens(chem.to_rdkit(known.molecule, implicit.vocabulary)[0])
+        mol = force_field.with_hydrogens(chem.to_rdkit(known.molecule, implicit.vocabulary)[0])
         assert mol.GetNumAtoms() == 9 and is_kept(known, mol, implicit.vocabulary)
 
     @pytest.mark.parametrize("smiles", ["*[C@@H](O)C#N", "*[C@H](O)C#N"])
@@ -321,7 +321,7 @@ class TestVerification:
             new[0, 4:] = torch.tensor(np.array(places))
             bond[0, 0, 4:] = bond[0, 4:, 0] = 1
             mols = chem.to_rdkit(atoms.replace(pos=new, bond=bond), implicit.vocabulary)
-            return chem.with_hydrogens(mols[0])
+            return force_field.with_hydrogens(mols[0])
 
         assert is_kept(known, grown(mark), implicit.vocabulary)
         assert not is_kept(known, grown(hydrogen), implicit.vocabulary), "inverted"
@@ -341,7 +341,7 @@ class TestVerification:
             new, bond = atoms.pos.clone(), atoms.bond.clone()
             new[0, -1] = torch.tensor(place)
             bond[0, 0, -1] = bond[0, -1, 0] = order
-            return chem.with_hydrogens(chem.to_rdkit(atoms.replace(pos=new, bond=bond), data.vocabulary)[0])
+            return force_field.with_hydrogens(chem.to_rdkit(atoms.replace(pos=new, bond=bond), data.vocabulary)[0])
 
         side = known.sides[0].numpy() / np.linalg.norm(known.sides[0])
         other = mark - 2 * ((mark - centre) @ side) * side

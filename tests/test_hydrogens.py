@@ -10,7 +10,7 @@ import torch
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
-from moldiff import chem, generation
+from moldiff import chem, force_field, generation
 from moldiff.config import Config, ConfigError, NetworkConfig, TrainConfig
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.generation import Generator
@@ -46,7 +46,7 @@ def shipped() -> Hydrogens:
 
 def stripped(mols: list[Chem.Mol]) -> list[Chem.Mol]:
     """With the hydrogens that the force field gives them."""
-    return [chem.with_hydrogens(chem.without_hydrogens(mol)) for mol in mols]
+    return [force_field.with_hydrogens(chem.without_hydrogens(mol)) for mol in mols]
 
 
 def lengths(mols: list[Chem.Mol]) -> np.ndarray:

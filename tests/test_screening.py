@@ -11,7 +11,7 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 from typer.testing import CliRunner, Result
 
-from moldiff import chem, cli, outputs, screening
+from moldiff import chem, cli, force_field, outputs, screening
 from moldiff.errors import RequestError
 from moldiff.generation import load
 from moldiff.metrics.druglike import DRUGLIKE_COLUMNS, druglike_facts
@@ -80,8 +80,8 @@ class TestScores:
         assert list(scores) == list(RELAXATION_COLUMNS)
         np.testing.assert_array_equal(ASPIRIN.GetConformer().GetPositions(), before)
         assert scores["strain"] == pytest.approx(scores["energy_before"] - scores["energy_after"], abs=2e-4)
-        assert scores["strain"] == pytest.approx(chem.strain(ASPIRIN), abs=1e-4)
-        assert chem.strain(relaxed) < 0.01
+        assert scores["strain"] == pytest.approx(force_field.strain(ASPIRIN), abs=1e-4)
+        assert force_field.strain(relaxed) < 0.01
         heavy = Chem.RemoveHs(ASPIRIN)
         assert scores["rmsd_relaxed"] == pytest.approx(AllChem.GetBestRMS(Chem.RemoveHs(relaxed), heavy), abs=0.02)
         assert scores["relaxed"] == "MMFF94s"
@@ -91,7 +91,7 @@ class TestScores:
         assert relaxed is None
         assert scores == {**dict.fromkeys(RELAXATION_COLUMNS), "relaxed": "no: MMFF94s lacks parameters"}
         assert choose_screen(filter="strain<1e9")(BORATE).failed == "strain<1e9"
-        monkeypatch.setattr(chem, "MAX_RELAXATION_STEPS", 2)
+        monkeypatch.setattr(force_field, "MAX_RELAXATION_STEPS", 2)
         scores, relaxed, _ = choose_screen(relax="mmff")(ASPIRIN)
         assert relaxed is not None
         assert scores["relaxed"] == "MMFF94s, not converged in 2 steps"
@@ -216,12 +216,14 @@ class TestWriting:
         for mol, after, before in zip(given, relaxed, plain, strict=True):
             positions = mol.GetConformer().GetPositions()
             np.testing.assert_array_equal(positions, before.GetConformer().GetPositions())
-            assert chem.strain(after) == pytest.approx(0, abs=0.01)
-            assert chem.strain(mol) == pytest.approx(float(mol.GetProp("strain")), abs=0.05)  # of rounded coordinates
+            assert force_field.strain(after) == pytest.approx(0, abs=0.01)
+            assert force_field.strain(mol) == pytest.approx(
+                float(mol.GetProp("strain")), abs=0.05
+            )  # of rounded coordinates
         assert "--relax: out.relaxed.sdf: exists already" in generate(*self.SCORED, "-o", "out.csv").stderr
 
     def test_without_parameters(self, generate, monkeypatch):
-        monkeypatch.setattr(chem, "relax", lambda mol: None)
+        monkeypatch.setattr(force_field, "relax", lambda mol: None)
         assert generate(*self.SCORED, "-o", "out.csv").exit_code == 0
         table = pd.read_csv("out.csv")
         assert set(table["relaxed"]) == {"no: MMFF94s lacks parameters"}

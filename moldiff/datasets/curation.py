@@ -17,8 +17,8 @@ from rdkit.Chem import Mol, rdDetermineBonds, rdDistGeom
 from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from moldiff import judging
-from moldiff.chem import ORDERS, assign_stereo, check, relax, smiles, token_name
+from moldiff import force_field, judging
+from moldiff.chem import ORDERS, assign_stereo, check, smiles, token_name
 from moldiff.datasets.computed import compute
 from moldiff.datasets.prepared import Structure
 from moldiff.datasets.records import Record
@@ -216,7 +216,7 @@ def embed(mol: Mol, seed: int) -> tuple[Mol, str]:
         parameters.useRandomCoords = True
         if rdDistGeom.EmbedMolecule(mol, parameters) < 0:
             raise Unusable("no conformer", f"ETKDGv3 finds none for {smiles(mol)}")
-    relaxed = relax(mol)
+    relaxed = force_field.relax(mol)
     return (mol, "ETKDG") if relaxed is None or math.isnan(relaxed.released) else (relaxed.mol, "MMFF94s")
 
 

@@ -7,13 +7,14 @@ from typing import NamedTuple
 import pandas as pd
 from rdkit.Chem import Mol, rdMolAlign
 
-from moldiff import chem
+from moldiff import force_field
+from moldiff.chem import quiet
 from moldiff.metrics.core import Metric, rate
 from moldiff.metrics.sampling import Draw, draw
 from moldiff.metrics.validity import sanitised, valid_connected
 
 MMFF94S = (
-    f"at most {chem.MAX_RELAXATION_STEPS} steps of MMFF94s relaxation from the given coordinates "
+    f"at most {force_field.MAX_RELAXATION_STEPS} steps of MMFF94s relaxation from the given coordinates "
     "(10.1002/(SICI)1096-987X(199905)20:7<720::AID-JCC7>3.0.CO;2-X)"
 )
 
@@ -32,7 +33,7 @@ def mmff_relaxation(mol: Mol | None) -> Relaxation:
     copy, failure = ready(mol)
     if copy is None:
         return Relaxation(failure=failure)
-    found = chem.relax(copy)
+    found = force_field.relax(copy)
     if found is None:
         return Relaxation(failure="parameters")  # MMFF94s knows no such atoms
     return relaxation(copy, found[1], found[0])
@@ -48,7 +49,7 @@ def relaxation(before: Mol, after: Mol, energy: float) -> Relaxation:
 
 def ready(mol: Mol | None) -> tuple[Mol | None, str]:
     """(sanitised copy with coordinates, "") or (None, why not)."""
-    with chem.quiet():
+    with quiet():
         copy = None if mol is None else sanitised(mol)[0]
     if copy is None:
         return None, "not valid"

@@ -12,6 +12,7 @@ import pytest
 from moldiff import chem
 from moldiff.datasets import qm9
 from moldiff.datasets.prepared import SPLITS, read_meta, read_split
+from moldiff.force_field import whole_mols
 
 SAMPLE = Path(__file__).parents[2] / "data" / "qm9_sample"
 TABLE = SAMPLE / "qm9pack_sample.csv"
@@ -244,9 +245,7 @@ def test_hydrogens_can_be_left_out(tmp_path, rows):
     for name in SPLITS:
         split = read_split(tmp_path, name)
         for size, (molecules, places) in split.buckets().items():
-            for mol, place in zip(
-                chem.to_rdkit(molecules, meta["vocabulary"], "implicit"), places.tolist(), strict=True
-            ):
+            for mol, place in zip(whole_mols(molecules, meta["vocabulary"], "implicit"), places.tolist(), strict=True):
                 row = rows[int(split.source[place])]
                 assert size == sum(symbol != "H" for symbol in parsed_symbols(row))
                 assert sorted(a.GetSymbol() for a in mol.GetAtoms()) == sorted(parsed_symbols(row))

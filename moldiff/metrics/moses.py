@@ -7,7 +7,9 @@ are profiles; MOSES has two, random test molecules and those of scaffolds that d
 import math
 from collections.abc import Collection
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 from rdkit import Chem
 
 from moldiff.chem import quiet
@@ -57,17 +59,22 @@ def moses_metrics(table: pd.DataFrame, train: Collection[str] | None = None) -> 
     return metrics
 
 
-def similarity_metrics(ours: Profile, reference: Profile, name: str) -> list[Metric]:
+def similarity_metrics(
+    ours: Profile, reference: Profile, name: str, similarity: Float[np.ndarray, " n"] | None = None
+) -> list[Metric]:
     """How far a set is from a reference called ``name``: FCD, SNN, Frag, Scaf and the distances of properties.
 
-    FCD only if both profiles have the ChemNet activations.
+    FCD only if both profiles have the ChemNet activations. ``similarity``: of each of ours to its nearest of the reference,
+    which takes most of the time, if :func:`nearest` was asked already.
     """
     metrics = [] if ours.chemnet is None or reference.chemnet is None else [
         fcd_of_moments(ours.chemnet, reference.chemnet, name)]  # fmt: skip
     others = f"the {len(reference)} molecules of {name}, without stereo ({_SOURCE})"
-    similarity = nearest(ours.fingerprints, reference.fingerprints)[0].mean() if len(ours) else math.nan
+    if similarity is None:
+        similarity, _ = nearest(ours.fingerprints, reference.fingerprints)
+    snn = similarity.mean() if len(ours) else math.nan
     texts = {
-        "snn": ("mean Tanimoto similarity (Morgan, radius 2, 1024 bits) to the nearest of", similarity),
+        "snn": ("mean Tanimoto similarity (Morgan, radius 2, 1024 bits) to the nearest of", snn),
         "frag": ("cosine similarity of the counts of BRICS fragments to those in",
                  cosine_similarity(ours.fragments, reference.fragments)),
         "scaf": ("cosine similarity of the counts of Murcko scaffolds (two rings or more) to those in",

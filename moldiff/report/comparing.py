@@ -104,13 +104,18 @@ def compare(found: Survey, against: Against | None, with_fcd: bool, crew: Crew, 
     for at, comparison in enumerate(against.held_out):
         reference = comparison.reference
         theirs, smiles = _with_fingerprints(comparison, crew, report)
-        more = similarity_metrics(ours, theirs, reference.name)
+        similarity, index = nearest(ours.fingerprints, theirs.fingerprints)
+        more = similarity_metrics(ours, theirs, reference.name, similarity)
         if comparison.distributions:
             more += metrics_of_counts(
                 found.distributions, comparison.distributions, comparison.counted_of or reference.name
             )
         if at == 0:
-            columns = _nearest(found, ours, theirs, smiles)
+            rows, every = found.table.index[found.members], found.table.index
+            columns = {
+                "nearest": pd.Series([smiles[k] for k in index.tolist()], rows, dtype=object).reindex(every),
+                "nearest_similarity": pd.Series(similarity, rows, dtype=float).reindex(every),
+            }
             if theirs.ring_systems:
                 known = comparison.rings_of or against.known.name
                 ring = ring_novelty(found.table, set(theirs.ring_systems), known)
@@ -131,16 +136,6 @@ def _with_fingerprints(comparison: Comparison, crew: Crew, report: Report) -> tu
     )
     good = [(answer.record.text, base64.b64decode(answer.value)) for answer in answers if answer.value]
     return replace(comparison.profile, fingerprints=packed(row for _, row in good)), [text for text, _ in good]
-
-
-def _nearest(found: Survey, ours: Profile, theirs: Profile, smiles: Sequence[str]) -> dict[str, pd.Series]:
-    similarity, index = nearest(ours.fingerprints, theirs.fingerprints)
-    rows = found.table.index[found.members]
-    every = found.table.index
-    return {
-        "nearest": pd.Series([smiles[k] for k in index.tolist()], rows, dtype=object).reindex(every),
-        "nearest_similarity": pd.Series(similarity, rows, dtype=float).reindex(every),
-    }
 
 
 def _moments(smiles: Collection[str], crew: Crew, stage: str, report: Report) -> Moments:

@@ -21,6 +21,7 @@ from moldiff.molecule import TOKEN_FORM, Molecules, split_token
 RDKIT_VERSION = rdBase.rdkitVersion
 # The shortest bond there is, in H2, is 0.74 Å; nothing met at room temperature brings two nuclei closer than this.
 MIN_DISTANCE = 0.5  # Å
+EXACT = Chem.PropertyPickleOptions.CoordsAsDouble  # RDKit rounds coordinates to single precision otherwise
 
 TETRAHEDRAL = {getattr(Chem.ChiralType, f"CHI_{tag}") for tag in ("UNSPECIFIED", "TETRAHEDRAL_CW", "TETRAHEDRAL_CCW")}
 _BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
@@ -56,6 +57,11 @@ def quiet() -> Iterator[None]:
     """Mute RDKit's log streams; on leaving, those that were on are on again and the others stay off."""
     with rdBase.BlockLogs():
         yield
+
+
+def send_exactly() -> None:
+    """From this process on to others, molecules go with their coordinates to the last bit, and with their properties."""
+    Chem.SetDefaultPickleProperties(EXACT | Chem.PropertyPickleOptions.AllProps)
 
 
 def token_name(symbol: str, charge: int) -> str:

@@ -5,27 +5,35 @@ does not depend on what else is asked for.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
+from numbers import Integral
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Integer
 from torch import Tensor
 
+from moldiff import chem
+from moldiff.errors import RequestError
+from moldiff.generation import PER_WORKER, Generator, opened
 from moldiff.guidance import AllowedAtoms, Guide, WithinValences
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.one_size import Tick, filled_rows, inference, same_size_batches, sample_filled
+from moldiff.requests import Request
 from moldiff.samplers import KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
+from moldiff.workers import Here, Workers
 
 BATCHES = 8  # worth of attempts that are in work at a time
 MAX_ATTEMPTS = 2**24  # of one molecule: both numbers share one key
 CONFORMER = frozenset({"pos"})  # the free fields
 BONDS = frozenset({"atom", "bond"})
 
-T = TypeVar("T")  # what is known of a molecule, and what has become of its attempts
+S, T = TypeVar("S"), TypeVar("T")  # what is known of a molecule, and what has become of its attempts
+Window = Callable[[Generator, Request, list[S], Tick], list[T]]
 
 
 def complete(
@@ -47,15 +55,55 @@ def complete(
     return [made[k] for k in range(len(molecules))]
 
 
-def in_rounds(
-    started: Iterable[T], is_done: Callable[[T], bool], advance: Callable[[list[T]], None], together: int
-) -> Iterator[T]:
-    """All in order, ``together`` at a time, each once it is done: ``advance`` makes attempts for those that are not."""
-    started = iter(started)
-    while window := list(islice(started, together)):
-        while unfinished := [one for one in window if not is_done(one)]:
-            advance(unfinished)
-        yield from window
+def in_windows(
+    window: Window[S, T], generator: Generator, request: Request, sources: Iterable[S], together: int, workers: int | None,
+    tick: Tick,
+) -> Iterator[T]:  # fmt: skip
+    """What ``window`` makes of the sources, in their order, ``together`` of them at a time.
+
+    ``window``: a function of a module, of (generator, request, sources, tick). ``workers``: processes, None for as many as
+    are worth their start; each loads the weights of ``generator`` itself.
+    """
+    if workers is not None and not (isinstance(workers, Integral) and workers > 0):
+        raise RequestError(f"workers {workers}: must be a whole number above 0")
+    sources = iter(sources)
+    if workers is None:
+        enough = -(-generator.workers_for(2**30) * PER_WORKER // request.n)
+        ahead = list(islice(sources, enough))
+        workers, sources = generator.workers_for(len(ahead) * request.n), chain(ahead, sources)
+    if workers > 1:
+        weights = str(generator.path), generator.device, generator.compiled, generator.called
+        crew: Here | Workers = Workers(workers, _prepare_worker, window, request, weights)
+    else:
+        crew = Here(lambda chosen: (window(generator, request, chosen, tick), 0.0))
+    return _in_order(crew, sources, together, tick)
+
+
+def _in_order(crew: Here | Workers, sources: Iterator[S], together: int, tick: Tick) -> Iterator[T]:
+    with crew:
+        while True:
+            while len(crew) < crew.capacity and (chosen := list(islice(sources, together))):
+                crew.submit(chosen)
+            if not len(crew):
+                return
+            made, work = crew.result(lambda: tick(0.0))
+            tick(work)
+            yield from made
+
+
+def _prepare_worker(
+    window: Window[S, T], request: Request, weights: tuple[str, str, bool, str]
+) -> Callable[[list[S]], tuple[list[T], float]]:
+    """What a worker process does with each window, and the work that it was; runs once in it."""
+    chem.send_exactly()
+    path, device, compiled, called = weights
+    generator = opened(Path(path), device, compiled, called)
+
+    def work(chosen: list[S]) -> tuple[list[T], float]:
+        done: list[float] = []
+        return window(generator, request, chosen, done.append), sum(done)
+
+    return work
 
 
 def name_of(number: int, title: str) -> str:

@@ -16,7 +16,7 @@ from rdkit import Chem
 from rdkit.Chem import Mol
 
 from moldiff import chem, force_field, stereo
-from moldiff.completion import BATCHES, CONFORMER, MAX_ATTEMPTS, complete, in_rounds, name_of
+from moldiff.completion import BATCHES, CONFORMER, MAX_ATTEMPTS, complete, in_windows, name_of
 from moldiff.config import Config
 from moldiff.datasets import records
 from moldiff.datasets.curation import Curation, Unusable, read_graph
@@ -111,7 +111,7 @@ class Ensemble:
 
     source: records.Record
     refused: str = ""  # why the model cannot make it
-    graph: GivenGraph | None = None
+    graph: GivenGraph | None = None  # as long as conformers of it are made
     conformers: list[Conformer] = field(default_factory=list)
     rejected: Counter = field(default_factory=Counter)  # attempts by reason
 
@@ -144,32 +144,36 @@ class Ensemble:
 
 
 def ensembles(
-    generator: Generator, sources: Iterable[records.Record], request: Request, tick: Tick = lambda work: None
-) -> Iterator[Ensemble]:
+    generator: Generator, sources: Iterable[records.Record], request: Request, workers: int | None = 1,
+    tick: Tick = lambda work: None,
+) -> Iterator[Ensemble]:  # fmt: skip
     """``request.n`` conformers of every molecule, in the order of the source; fewer if its attempts run out.
 
-    Conformer j of molecule k is the same whatever the others are, and however many are asked for.
+    Conformer j of molecule k is the same whatever the others are, and however many are asked for. ``workers``: see
+    :func:`moldiff.completion.in_windows`.
     """
     request.check(generator.model)
     if request.attempts > MAX_ATTEMPTS:
         raise RequestError(f"-n {request.n}: at most {MAX_ATTEMPTS} attempts for each molecule; ask for fewer")
+    together = max(1, BATCHES * BATCH[generator.model.device.type] // request.n)
+    return in_windows(_window, generator, request, sources, together, workers, tick)
+
+
+def _window(generator: Generator, request: Request, sources: list[records.Record], tick: Tick) -> list[Ensemble]:
     data = replace(generator.model.data, name=generator.called)
-    yield from in_rounds(
-        (_started(source, data) for source in sources),
-        lambda ensemble: ensemble.is_done(request),
-        lambda unfinished: _advance(generator, unfinished, request, tick),
-        max(1, BATCHES * BATCH[generator.model.device.type] // request.n),
-    )
+    window = [_started(source, data) for source in sources]
+    while unfinished := [ensemble for ensemble in window if not ensemble.is_done(request)]:
+        _advance(generator, unfinished, request, tick)
+    return [replace(ensemble, graph=None) for ensemble in window]
 
 
 def conformers(
     generator: Generator, mols: Iterable[Mol | str], n: int = 10, *, seed: int = 0, quality: str | None = None,
-    steps: int | None = None, max_attempts: int | None = None,
+    steps: int | None = None, max_attempts: int | None = None, workers: int = 1,
 ) -> Iterator[Conformer]:  # fmt: skip
     """See :meth:`moldiff.generation.Generator.conformers`."""
     request = conformers_request(generator.model.config, n, seed, quality, steps, max_attempts)
-    request.check(generator.model)
-    return _flat(ensembles(generator, _sources(mols), request), n)
+    return _flat(ensembles(generator, _sources(mols), request, workers), n)
 
 
 def conformers_request(

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from moldiff.conformers import Conformer
     from moldiff.perception import Perceived
 
-EXACT = chem.Chem.PropertyPickleOptions.CoordsAsDouble  # RDKit rounds coordinates to single precision otherwise
 PER_WORKER = 128  # molecules asked for that make a further process worth its start
 
 
@@ -207,9 +206,9 @@ class Generator:
     def conformers(self, mols: "Iterable[Chem.Mol | str]", n: int = 10, **options: Any) -> "Iterator[Conformer]":
         """Yield ``n`` conformers of each molecule (RDKit's or SMILES), stereo as the molecule tells it, the rest free.
 
-        Options: ``seed``; ``quality`` or ``steps``; ``max_attempts`` for each molecule. A molecule that the model cannot make,
-        or not often enough, is warned of by its number, and the others go on. Atoms are in the order of the molecule, its
-        implied hydrogens behind them.
+        Options: ``seed``; ``quality`` or ``steps``; ``max_attempts`` for each molecule; ``workers``. A molecule that the model
+        cannot make, or not often enough, is warned of by its number, and the others go on. Atoms are in the order of the
+        molecule, its implied hydrogens behind them.
 
         Example: ``[record.mol for record in moldiff.load("qm9").conformers(["CCO"], n=5)]``
         """
@@ -223,8 +222,8 @@ class Generator:
         """Yield molecules with the bonds and charges made for given atoms: coordinates and order stay.
 
         ``given``: RDKit molecules with coordinates and all hydrogens, whose bonds and charges are ignored, or pairs
-        of element symbols and positions (Å). Options: ``seed``, ``steps``, ``max_attempts``, and ``rejects`` to yield also
-        those of which no attempt was valid; else they are warned of.
+        of element symbols and positions (Å). Options: ``seed``, ``steps``, ``max_attempts``, ``workers``, and ``rejects`` to
+        yield also those of which no attempt was valid; else they are warned of.
         """
         from moldiff.perception import bonds
 
@@ -277,7 +276,7 @@ class Generator:
         return {name: found[name] if name in found else facts[name] for name in columns}
 
     def workers_for(self, n: int) -> int:
-        """Processes that are worth their start: one core each, on a CPU."""
+        """Processes that are worth their start for ``n`` molecules: one core each, on a CPU."""
         if self.model.device.type != "cpu":
             return 1
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -417,22 +416,22 @@ def load(model: str | Path = "qm9", device: str = "auto", compile: bool = False)
     device = choose_device(device)
     if compile:
         check_compiler()
-    return Generator(_loaded(path, device, compile), path.stem, path, device, compile, str(model))
+    return opened(path, device, compile, str(model))
 
 
-def _loaded(path: Path, device: str, compiled: bool) -> Model:
+def opened(path: Path, device: str, compiled: bool, called: str = "") -> Generator:
+    """A generator from weights and a device that are known to be there."""
     model = open_model(path, device)
     if compiled:
         compile_layers(model)
-    return model
+    return Generator(model, path.stem, path, device, compiled, called)
 
 
 def _prepare_worker(
     path: str, device: str, compiled: bool, batch_size: int | None
 ) -> Callable[..., list[tuple[bytes, int]]]:
     """What a worker process does with each window; runs once in it."""
-    generator = Generator(_loaded(Path(path), device, compiled), Path(path).stem, Path(path), device, compiled)
-    return partial(_work, generator, batch_size, lambda work: None)
+    return partial(_work, opened(Path(path), device, compiled), batch_size, lambda work: None)
 
 
 def _work(
@@ -441,4 +440,4 @@ def _work(
     """The molecules as RDKit has them, hydrogens placed, to the last bit; and how often each was tried."""
     molecules, tries = sample_attempts(generator.model, request, indices, batch_size, tick)
     mols = generator.to_rdkit(molecules)
-    return [(mol.ToBinary(EXACT), count) for mol, count in zip(mols, tries.tolist(), strict=True)]
+    return [(mol.ToBinary(chem.EXACT), count) for mol, count in zip(mols, tries.tolist(), strict=True)]

@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from rdkit import Chem
 from rdkit.Chem import Mol
 
 from moldiff import chem, stereo
-from moldiff.completion import BATCHES, BONDS, complete, element_token, in_rounds, name_of
+from moldiff.completion import BATCHES, BONDS, complete, element_token, in_windows, name_of
 from moldiff.config import BONDS_ATTEMPTS, BONDS_EVALUATIONS
 from moldiff.datasets import records
 from moldiff.generation import Generator
@@ -29,8 +28,9 @@ class Frame(NamedTuple):
 
     number: int  # in its source, from 1
     title: str
-    mol: Mol | None  # one conformer
-    problem: str = ""  # why there is none
+    symbols: Sequence[str] = ()  # of its elements
+    pos: np.ndarray | None = None  # (atoms, 3), Å
+    problem: str = ""  # why there are none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,13 @@ def frames_of_file(sources: Iterable[records.Record]) -> Iterator[Frame]:
     """Of the records of an XYZ file."""
     for source in sources:
         mol, problem = source.read()
-        yield Frame(source.number, source.id, mol, problem)
+        yield (
+            Frame(source.number, source.id, problem=problem) if mol is None else _of_mol(source.number, mol, source.id)
+        )
+
+
+def _of_mol(number: int, mol: Mol, title: str) -> Frame:
+    return _frame(number, [atom.GetSymbol() for atom in mol.GetAtoms()], mol.GetConformer().GetPositions(), title)
 
 
 def frames_of(given: Iterable[Mol | tuple[Sequence[str], np.ndarray]]) -> Iterator[Frame]:
@@ -94,38 +100,41 @@ def frames_of(given: Iterable[Mol | tuple[Sequence[str], np.ndarray]]) -> Iterat
         if not isinstance(one, Mol):
             yield _frame(number, *one)
         elif one.GetNumConformers():
-            symbols = [atom.GetSymbol() for atom in one.GetAtoms()]
-            title = one.GetProp("_Name") if one.HasProp("_Name") else ""
-            yield _frame(number, symbols, one.GetConformer().GetPositions(), title)
+            yield _of_mol(number, one, one.GetProp("_Name") if one.HasProp("_Name") else "")
         else:
-            yield Frame(number, "", None, "no coordinates")
+            yield Frame(number, "", problem="no coordinates")
 
 
 def perceptions(
-    generator: Generator, frames: Iterable[Frame], request: Request, tick: Tick = lambda work: None
-) -> Iterator[Perception]:
+    generator: Generator, frames: Iterable[Frame], request: Request, workers: int | None = 1,
+    tick: Tick = lambda work: None,
+) -> Iterator[Perception]:  # fmt: skip
     """Bonds and charges for every frame, in order: of the first attempt that gives a valid molecule.
 
     ``request.attempts`` bounds them. Coordinates come back exactly as given; a model without hydrogens adds them behind.
+    ``workers``: see :func:`moldiff.completion.in_windows`.
     """
     request.check(generator.model)
+    together = BATCHES * BATCH[generator.model.device.type]
+    return in_windows(_window, generator, request, frames, together, workers, tick)
+
+
+def _window(generator: Generator, request: Request, frames: list[Frame], tick: Tick) -> list[Perception]:
     data = replace(generator.model.data, name=generator.called)
-    yield from in_rounds(
-        (_started(frame, data) for frame in frames),
-        lambda perception: perception.is_done(request),
-        lambda unfinished: _advance(generator, unfinished, request, tick),
-        BATCHES * BATCH[generator.model.device.type],
-    )
+    window = [_started(frame, data) for frame in frames]
+    while unfinished := [perception for perception in window if not perception.is_done(request)]:
+        _advance(generator, unfinished, request, tick)
+    return [replace(perception, template=None) for perception in window]
 
 
 def bonds(
     generator: Generator, given: Iterable[Mol | tuple[Sequence[str], np.ndarray]], *, seed: int = 0,
     steps: int | None = BONDS_EVALUATIONS, max_attempts: int | None = BONDS_ATTEMPTS, rejects: bool = False,
+    workers: int = 1,
 ) -> Iterator[Perceived | Reject]:  # fmt: skip
     """See :meth:`moldiff.generation.Generator.bonds`."""
     request = bonds_request(seed, steps, max_attempts)
-    request.check(generator.model)
-    return _flat(perceptions(generator, frames_of(given), request), rejects)
+    return _flat(perceptions(generator, frames_of(given), request, workers), rejects)
 
 
 def bonds_request(
@@ -147,9 +156,9 @@ def _flat(found: Iterator[Perception], rejects: bool) -> Iterator[Perceived | Re
 
 
 def _started(frame: Frame, data: DataInfo) -> Perception:
-    if frame.mol is None:
+    if frame.pos is None:
         return Perception(frame, refused=frame.problem)
-    symbols = [atom.GetSymbol() for atom in frame.mol.GetAtoms()]
+    symbols = frame.symbols
     if data.hydrogens == "implicit" and "H" in symbols:
         text = f"has hydrogens, which model {data.name} leaves to valence; take one that makes them, such as qm9-atoms"
         return Perception(frame, refused=text)
@@ -161,7 +170,7 @@ def _started(frame: Frame, data: DataInfo) -> Perception:
     if problem:
         return Perception(frame, refused=problem)
     n = len(symbols)
-    pos = torch.from_numpy(frame.mol.GetConformer().GetPositions()).float()
+    pos = torch.from_numpy(frame.pos).float()
     bond = torch.zeros(1, n, n, dtype=torch.long)
     return Perception(frame, Molecules(torch.ones(1, n, dtype=torch.bool), pos[None], torch.tensor([tokens]), bond))
 
@@ -173,7 +182,7 @@ def _advance(generator: Generator, unfinished: list[Perception], request: Reques
     made = complete(generator.model, [p.template for p in unfinished], keys, BONDS, request.sampler, request.seed, tick)
     mols = chem.to_rdkit(Molecules.collate(made), data.vocabulary)
     mols = [
-        stereo.placed(mol, p.frame.mol.GetConformer().GetPositions())  # in full precision
+        stereo.placed(mol, p.frame.pos)  # in full precision
         for mol, p in zip(mols, unfinished, strict=True)
     ]
     whole, prefix = generator.with_hydrogens(mols), generator.id_prefix(request)
@@ -189,19 +198,13 @@ def _advance(generator: Generator, unfinished: list[Perception], request: Reques
 
 
 def _frame(number: int, symbols: Sequence[str], pos: np.ndarray, title: str = "") -> Frame:
-    mol = Chem.RWMol()
     try:
         pos = np.asarray(pos, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        return Frame(number, title, None, f"positions are no array of numbers ({error})")
+        return Frame(number, title, problem=f"positions are no array of numbers ({error})")
     if pos.shape != (len(symbols), 3) or not np.isfinite(pos).all():
-        return Frame(number, title, None, f"positions of shape {pos.shape} for {len(symbols)} atoms, or not finite")
-    with chem.quiet():
-        for symbol in symbols:
-            try:
-                atom = Chem.Atom(symbol)
-            except RuntimeError:  # how RDKit reports an unknown symbol
-                return Frame(number, title, None, f"unknown element {symbol!r}")
-            atom.SetNoImplicit(True)
-            mol.AddAtom(atom)
-    return Frame(number, title, stereo.placed(mol.GetMol(), pos))
+        return Frame(number, title, problem=f"positions of shape {pos.shape} for {len(symbols)} atoms, or not finite")
+    for symbol in symbols:
+        if not chem.is_element(symbol):
+            return Frame(number, title, problem=f"unknown element {symbol!r}")
+    return Frame(number, title, list(symbols), pos)

@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from moldiff import cli
 from moldiff.terminal import Interrupted
+from moldiff.workers import WorkerError
 
 WATER = "3\nwater one\nO 0.00000 0.00000 0.11779\nH 0.00000 0.75545 -0.47116\nH 0.00000 -0.75545 -0.47116\n"
 
@@ -97,6 +98,21 @@ class TestConformers:
             assert [m.GetProp("seed") for m in molecules(name)] == ["1"]
             assert summary(name)["molecules"] == 1
         assert (Path("conformers.sdf").read_bytes(), summary("conformers.sdf")["request"]["seed"]) == (made, 0)
+
+    def test_a_worker_that_died_keeps_what_is_made(self, folder, monkeypatch):
+        from moldiff import conformers
+
+        real = conformers.ensembles
+
+        def dying(*arguments):
+            yield next(real(*arguments))
+            raise WorkerError("a worker process ended unexpectedly")
+
+        monkeypatch.setattr(conformers, "ensembles", dying)
+        result = run("conformers", "some.smi", "-n", 1, "--steps", 8)
+        says = "stopped after 1 molecule (a worker process ended unexpectedly); what is made is in conformers.sdf"
+        assert (result.exit_code, says in result.stderr) == (2, True)
+        assert [m.GetProp("_Name") for m in molecules("conformers.sdf")] == ["methanol"]
 
 
 @pytest.mark.parametrize(

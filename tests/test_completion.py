@@ -1,21 +1,27 @@
 """What is known stays, and no attempt depends on what else is sampled."""
 
+from itertools import count
+
 import pytest
 import torch
 
+from moldiff import generation
 from moldiff.completion import (
     BONDS,
     CONFORMER,
     MAX_ATTEMPTS,
     complete,
     element_token,
-    in_rounds,
+    in_windows,
     key_of,
     name_of,
     same_element,
 )
+from moldiff.errors import RequestError
+from moldiff.generation import PER_WORKER
 from moldiff.model import Model
 from moldiff.molecule import by_element
+from moldiff.requests import Request
 from moldiff.samplers import Sampler
 
 FIELDS = ("mask", "pos", "atom", "bond")
@@ -25,6 +31,11 @@ SAMPLER = Sampler(4)
 @pytest.fixture(scope="module")
 def model(trained):
     return Model.load(trained)
+
+
+@pytest.fixture
+def generator(trained):
+    return generation.load(trained, "cpu")
 
 
 @pytest.fixture
@@ -106,16 +117,33 @@ def test_every_step_is_told(model, singles):
     assert sum(told) == pytest.approx(9)
 
 
-def test_rounds_go_on_until_all_of_a_window_are_done():
-    left, rounds = {"a": 1, "b": 3, "c": 0, "d": 1, "e": 1}, []
+class TestWindows:
+    REQUEST = Request(1, 0, SAMPLER)
 
-    def advance(unfinished: list[str]) -> None:
-        rounds.append("".join(unfinished))
-        left.update({one: left[one] - 1 for one in unfinished})
+    def test_are_made_in_order_as_they_are_asked_for(self, generator):
+        made, told = [], []
 
-    found = in_rounds(left, lambda one: left[one] == 0, advance, 3)
-    assert next(found) == "a" and rounds == ["ab", "b", "b"]
-    assert list(found) == ["b", "c", "d", "e"] and rounds[3:] == ["de"]
+        def window(generator, request, sources, tick):
+            made.append("".join(sources))
+            tick(len(sources))
+            return [source.upper() for source in sources]
+
+        found = in_windows(window, generator, self.REQUEST, "abcde", 2, 1, told.append)
+        assert next(found) == "A" and made == ["ab"]
+        assert list(found) == ["B", "C", "D", "E"] and made == ["ab", "cd", "e"]
+        assert sum(told) == 5
+
+    @pytest.mark.parametrize("workers", [0, -1])
+    def test_of_workers_there_is_a_whole_number(self, generator, workers):
+        with pytest.raises(RequestError, match=f"workers {workers}: must be a whole number above 0"):
+            in_windows(lambda g, r, sources, tick: sources, generator, self.REQUEST, "a", 1, workers, print)
+
+    def test_a_stream_is_read_no_further_than_to_see_what_workers_pay(self, generator, monkeypatch):
+        monkeypatch.setattr(generation.os, "sched_getaffinity", lambda pid: {0}, raising=False)
+        endless = count()
+        found = in_windows(lambda g, r, sources, tick: sources, generator, self.REQUEST, endless, 3, None, print)
+        assert [next(found) for _ in range(4)] == [0, 1, 2, 3]
+        assert next(endless) <= PER_WORKER + 6
 
 
 def test_a_molecule_is_called_by_its_number_and_title():

@@ -168,6 +168,17 @@ class TestEnsembles:
         one, other = (e.conformers[0].mol.GetConformer().GetPositions() for e in (few, many))
         assert (one == other).all()
 
+    def test_workers_change_nothing(self, qm9):
+        made = [
+            list(qm9.conformers([s for s in self.SMILES if s != "CS"], 2, seed=4, steps=4, workers=k)) for k in (1, 2)
+        ]
+        one, other = ([(c.id, c.smiles, c.molecule, c.conformer, c.strain) for c in found] for found in made)
+        assert one == other and len(one) == 8
+        for found in zip(*made, strict=True):
+            ours, theirs = (conformer.mol.GetConformer().GetPositions() for conformer in found)
+            assert (ours == theirs).all()  # to the last bit
+            assert found[0].mol.ToBinary(chem.EXACT) == found[1].mol.ToBinary(chem.EXACT)
+
     def test_attempts_are_bounded(self, qm9, monkeypatch):
         monkeypatch.setattr(GivenGraph, "judge", lambda graph, pos: chem.Verdict(None, "stereo"))
         request = conformers_request(qm9.model.config, 2, steps=2, max_attempts=5)

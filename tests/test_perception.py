@@ -74,6 +74,13 @@ class TestBonds:
         assert [[o.id for o in p.outcomes] for p in together] == [[o.id for o in p.outcomes] for p in alone]
         assert [p.record and p.record.smiles for p in together] == [p.record and p.record.smiles for p in alone]
 
+    def test_workers_change_nothing(self, qm9):
+        given = [(symbols, pos + np.pi * 1e-7) for symbols, pos in map(atoms, SMILES)]
+        one, other = (list(qm9.bonds(given, workers=workers)) for workers in (1, 2))
+        assert [(o.id, o.smiles, o.molecule) for o in one] == [(o.id, o.smiles, o.molecule) for o in other]
+        for (_, pos), found in zip(given, other, strict=True):
+            assert (found.mol.GetConformer().GetPositions() == pos).all()
+
     def test_the_first_valid_attempt_counts(self, qm9, monkeypatch):
         real, seen = chem.check, []
 
@@ -120,4 +127,4 @@ class TestRefusals:
 
     def test_unreadable_frames_of_a_file(self):
         frame = next(frames_of_file([Record(3, "bad", "line 9", "xyz", "2\nbad\nC 0 0 0\n")]))
-        assert frame == Frame(3, "bad", None, "2 atoms announced, 1 lines follow")
+        assert frame == Frame(3, "bad", problem="2 atoms announced, 1 lines follow")

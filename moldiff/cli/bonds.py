@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from moldiff.cli.completing import Tally, sdf_text
-from moldiff.cli.options import Device, Force
+from moldiff.cli.options import Compile, Device, Force, Workers
 from moldiff.config import BONDS_ATTEMPTS, BONDS_EVALUATIONS
 from moldiff.files import check_apart, check_sdf
 from moldiff.terminal import one_line_errors
@@ -24,7 +24,9 @@ def bonds(
         int, typer.Option(help="For each molecule, until what is made is valid.", min=1)
     ] = BONDS_ATTEMPTS,
     seed: Annotated[int, typer.Option(help="Molecule k of a seed is always the same.")] = 0,
+    workers: Workers = None,
     device: Device = "auto",
+    compile: Compile = False,
     force: Force = False,
 ) -> None:
     """Find bonds and formal charges from elements and coordinates, all hydrogens given.
@@ -42,9 +44,9 @@ def bonds(
 
         _check(file, output, rejects, force)
         frames = frames_of_file(read_records(file))
-        request, generator = bonds_request(seed, steps, max_attempts), load(model, device)
+        request, generator = bonds_request(seed, steps, max_attempts), load(model, device, compile)
         tally = Tally(generator, request, "molecule with bonds", "valid bonds")
-        found = perceptions(generator, frames, request, tally.tick)
+        found = perceptions(generator, frames, request, workers, tally.tick)
         with tally.sdf_file(output) as write, tally.sdf_file(rejects) as write_reject, tally.running():
             for one in found:
                 if one.record is not None:

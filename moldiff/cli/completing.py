@@ -32,6 +32,7 @@ class Tally:
         self.request, self.record, self.wanted = request, record, wanted
         self.facts = {"device": generator.device, **provenance_of(generator, request.sampler.evaluations)}
         self.molecules = self.kept = self.stopped = 0
+        self.error = ""  # that stopped it
         self.rejected: Counter[str] = Counter()
         self.problems: list[str] = []
         self.sampled, self.started = 0.0, time.monotonic()
@@ -73,8 +74,10 @@ class Tally:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Shows itself on standard error, if that is a terminal; an interruption ends the block, and is remembered."""
+        """Shows itself on standard error, if that is a terminal; what ends the block early is remembered."""
         from rich.progress import SpinnerColumn, TimeElapsedColumn
+
+        from moldiff.workers import WorkerError
 
         text = "{task.fields[molecules]} molecules, {task.fields[sampled]:.0f} attempts"
         try:
@@ -84,6 +87,8 @@ class Tally:
                 yield
         except Interrupted as stop:
             self.stopped = stop.code
+        except WorkerError as error:
+            self.stopped, self.error = 2, f" ({error})"
 
     def finish(self) -> None:
         """Write FILE.summary.json, tell the same in short on standard error, and exit with 3 or more if anything is missing."""
@@ -99,7 +104,9 @@ class Tally:
             console.print(line, highlight=False, markup=False)
         if self.stopped:
             places = " and ".join(f"{a}{f' ({b} stays as it was)' if a != b else ''}" for a, b in self.written)
-            fail(f"interrupted after {counted(self.molecules, 'molecule')}; what is made is in {places}", self.stopped)
+            how = "stopped" if self.error else "interrupted"
+            after = f"{how} after {counted(self.molecules, 'molecule')}{self.error}"
+            fail(f"{after}; what is made is in {places}", self.stopped)
         if self.problems:
             fail(f"{len(self.problems)} of {counted(self.molecules, 'molecule')} without {self.wanted}", code=3)
 

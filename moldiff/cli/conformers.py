@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from moldiff.cli.completing import Tally, sdf_text
-from moldiff.cli.options import Device, Force
+from moldiff.cli.options import Compile, Device, Force, Workers
 from moldiff.files import check_apart, check_sdf
 from moldiff.terminal import one_line_errors
 
@@ -24,7 +24,9 @@ def conformers(
     steps: Annotated[int | None, typer.Option(help="Instead: network evaluations per conformer.")] = None,
     seed: Annotated[int, typer.Option(help="Conformer j of molecule k of a seed is always the same.")] = 0,
     max_attempts: Annotated[int | None, typer.Option(help="For each molecule.", show_default="10 n + 100")] = None,
+    workers: Workers = None,
     device: Device = "auto",
+    compile: Compile = False,
     force: Force = False,
 ) -> None:
     """Make conformers: the graph is given, coordinates are made.
@@ -42,10 +44,10 @@ def conformers(
         check_sdf("-o", output, force)
         check_apart(f"-o {output}", output, [file])
         sources = read_records(file, column)
-        generator = load(model, device)
+        generator = load(model, device, compile)
         request = conformers_request(generator.model.config, n, seed, quality, steps, max_attempts)
         tally = Tally(generator, request, "conformer", f"all of their {n} conformers" if n > 1 else "their conformer")
-        found = ensembles(generator, sources, request, tally.tick)
+        found = ensembles(generator, sources, request, workers, tally.tick)
         with tally.sdf_file(output) as write, tally.running():
             for ensemble in found:
                 for one in ensemble.conformers:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moldiff.cli.options import DEVICE_HELP, FORCE_HELP, positive, provenance_of
+from moldiff.cli.options import COMPILE_HELP, DEVICE_HELP, FORCE_HELP, WORKERS_HELP, positive, provenance_of
 from moldiff.config import GUIDANCE
 from moldiff.errors import RequestError
 from moldiff.terminal import Interrupted, bar, fail, interruptible, one_line_errors
@@ -148,9 +148,7 @@ def generate(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            help="Processes. Does not change the result.", min=1, show_default="by n and cores", rich_help_panel=RUN
-        ),
+        typer.Option(help=WORKERS_HELP, min=1, show_default="by n and cores", rich_help_panel=RUN),
     ] = None,
     batch_size: Annotated[
         str, typer.Option(help="Molecules per batch, or auto. Does not change the result.", rich_help_panel=RUN)
@@ -160,7 +158,7 @@ def generate(
         bool,
         typer.Option(
             "--compile",
-            help="By torch.compile, up to a minute first; pays for thousands of molecules. Coordinates are rounded otherwise.",
+            help=COMPILE_HELP,
             rich_help_panel=RUN,
         ),
     ] = False,

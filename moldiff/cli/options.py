@@ -16,7 +16,13 @@ EXIT_CODES = (
 
 DEVICE_HELP = "auto, cpu, cuda or mps. Never falls back silently."
 FORCE_HELP = "Overwrite what is there."
+WORKERS_HELP = "Processes. Does not change the result."
+COMPILE_HELP = (
+    "By torch.compile, up to a minute first; pays for thousands of molecules. Coordinates are rounded otherwise."
+)
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
+Workers = Annotated[int | None, typer.Option(help=WORKERS_HELP, min=1, show_default="by molecules and cores")]
+Compile = Annotated[bool, typer.Option("--compile", help=COMPILE_HELP)]
 Force = Annotated[bool, typer.Option("--force", help=FORCE_HELP)]
 
 

@@ -2,7 +2,7 @@
 
 Its noise comes from a stream keyed by (s, k), its size from place k of a low-discrepancy sequence of s; batches hold molecules
 of one exact size, and the arithmetic on one molecule does not depend on its batch. Where the weights are used to it
-(``quality.tries``), an attempt whose rings are not those that it was told begins anew, with the next noise of its stream.
+(``quality.tries``), an attempt that is not as it was told begins anew, with the next noise of its stream.
 """
 
 import math
@@ -17,6 +17,7 @@ from moldiff.chem import to_rdkit
 from moldiff.conditions import Conditions, draw_values
 from moldiff.draws import Drawn
 from moldiff.errors import RequestError
+from moldiff.graph_counts import GRAPH_COUNTS, graph_counts
 from moldiff.guidance import AsMarked, Guide, OnTheirSide, WithinValences
 from moldiff.known import blank
 from moldiff.model import Model
@@ -24,9 +25,10 @@ from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.one_size import BATCH, Tick, filled_rows, inference, sample_filled
 from moldiff.requests import Request
-from moldiff.ring_counts import RING_COUNTS, ring_counts
 from moldiff.samplers import KeyedRandomness
 from moldiff.schedules import NoiseLevel
+
+AS_TOLD = 1  # counts by which a molecule may differ from what it was told, in all, without a further try
 
 
 def sample_attempts(
@@ -43,21 +45,28 @@ def sample_sizes(
     model: Model, request: Request, random: KeyedRandomness, sizes: Drawn,
     values: Float[np.ndarray, "b properties"] | None, batch_size: int | None = None, tick: Tick = lambda work: None,
 ) -> tuple[Molecules, Integer[np.ndarray, " b"]]:  # fmt: skip
-    """Raw molecules of these sizes and property values, in their order, on the CPU; and how often each was tried."""
+    """Raw molecules of these sizes and property values, in their order, on the CPU; and how often each was tried.
+
+    Of the tries, the first of those that are nearest to what was told.
+    """
     found = _once(model, request, random, sizes, values, batch_size, tick)
     tries, rows = np.ones(len(sizes), dtype=int), np.arange(len(sizes))
     if model.config.quality.tries == 1:
         return found, tries
     told, made = told_values(model, request, sizes, values), found.split()
+    asked = np.zeros(told.shape, dtype=bool) if values is None else ~np.isnan(values)
+    off = off_by(model.data, found, told, asked)
     for _ in range(1, model.config.quality.tries):
-        rows = rows[misses_rings(model.data, found, told[rows])]
+        rows = rows[off[rows] > AS_TOLD]
         if not len(rows):
             break
-        again, asked = random.select(rows.tolist()), None if values is None else values[rows]
-        found = _once(model, request, again, sizes.select(rows), asked, batch_size, lambda work: tick(0.0))
+        again, aims = random.select(rows.tolist()), None if values is None else values[rows]
+        found = _once(model, request, again, sizes.select(rows), aims, batch_size, lambda work: tick(0.0))
         tries[rows] += 1
-        for row, molecule in zip(rows.tolist(), found.split(), strict=True):
-            made[row] = molecule
+        now = off_by(model.data, found, told[rows], asked[rows])
+        for row, molecule, distance in zip(rows.tolist(), found.split(), now.tolist(), strict=True):
+            if distance < off[row]:
+                made[row], off[row] = molecule, distance
     return Molecules.collate(made), tries
 
 
@@ -91,21 +100,26 @@ def told_values(
     return told if values is None else np.where(np.isnan(values), told, values)
 
 
-def misses_rings(
-    data: DataInfo, molecules: Molecules, told: Float[np.ndarray, "b properties"]
-) -> Bool[np.ndarray, " b"]:
-    """Which molecules have other rings than they were told, by number, aromatic ones or size, as far as they were told.
+def off_by(
+    data: DataInfo,
+    molecules: Molecules,
+    told: Float[np.ndarray, "b properties"],
+    asked: Bool[np.ndarray, "b properties"],
+) -> Float[np.ndarray, " b"]:
+    """By how much the counts (:data:`GRAPH_COUNTS`) of each molecule differ from what it was told, in all.
 
-    Those that RDKit does not sanitise have none that could be counted, and miss nothing.
+    What is ``asked`` for counts twice, and what is neither asked nor told (NaN) not at all. Nor do molecules that RDKit does
+    not sanitise, which have nothing that could be counted.
     """
-    columns = {p.name: k for k, p in enumerate(data.properties) if p.name in RING_COUNTS}
-    expected = told[:, list(columns.values())]
-    if not columns or np.isnan(expected).all():
-        return np.zeros(len(molecules), dtype=bool)
+    columns = {p.name: k for k, p in enumerate(data.properties) if p.name in GRAPH_COUNTS}
+    expected, weight = (of[:, list(columns.values())] for of in (told, 1 + asked))
+    if np.isnan(expected).all():
+        return np.zeros(len(molecules))
     mols = to_rdkit(molecules, data.vocabulary)
-    found = [ring_counts(mol, list(columns), data.hydrogens) for mol in mols]
+    found = [graph_counts(mol, list(columns), data.hydrogens) for mol in mols]
     counted = np.array([[np.nan] * len(columns) if counts is None else counts for counts in found], dtype=float)
-    return (np.abs(counted - expected) > 0.5).any(1)  # False beside NaN
+    whole = np.ceil(np.abs(counted - expected) - 0.5)  # between two whole numbers both will do
+    return (weight * np.nan_to_num(whole)).sum(1)
 
 
 def draw_request(

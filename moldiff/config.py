@@ -92,8 +92,8 @@ class QualityConfig:
     """How these weights are sampled: network evaluations of each named quality (README.md, "Results"), time grid (one of
     :data:`moldiff.schedules.GRIDS`), whether tokens are clean (:class:`moldiff.samplers.Sampler`), and what every molecule
     is told where nothing is asked for: a composition drawn from the training data, and the properties of a training molecule
-    of this composition. ``tries``: how often an attempt is made at most, from new noise, until its rings are those that it was
-    told; 1 takes it as it comes."""
+    of this composition. ``tries``: how often an attempt is made at most, from new noise, until its rings, donors and
+    acceptors are about those that it was told (:func:`moldiff.attempts.off_by`); 1 takes it as it comes."""
 
     fast: int = 30
     balanced: int = 50

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moldiff import chem, force_field, fragment_checks, fragments
-from moldiff.attempts import asked_values, sample_attempts
+from moldiff.attempts import AS_TOLD, asked_values, sample_attempts
 from moldiff.conditions import find_property, target_of
 from moldiff.config import QUALITIES
 from moldiff.denoisers import check_compiler, compile_layers
 from moldiff.errors import RequestError
 from moldiff.formula import has_formula
+from moldiff.graph_counts import GRAPH_COUNTS
 from moldiff.hydrogens import Hydrogens
 from moldiff.model import Model, choose_device
 from moldiff.model_file import HISTORY
@@ -191,7 +192,7 @@ class Generator:
         config, data = self.model.config, self.model.data
         told = config.quality.told_composition, config.quality.told_properties
         if config.quality.tries > 1:  # else IDs are those of before there were any
-            told = (*told, config.quality.tries)
+            told = (*told, config.quality.tries, AS_TOLD, *GRAPH_COUNTS)
         decisive = (
             config.process,
             told,
@@ -294,7 +295,7 @@ class Generator:
             "hydrogens": data.hydrogens,
             **({"hydrogens by": f"{self.placer.config.preset} ({self.placer.sha256[:16]})"} if self.placer else {}),
             "evaluations": {name: getattr(config.quality, name) for name in QUALITIES},
-            **({"tries": f"up to {tries}, until the rings are as told"} if (tries := config.quality.tries) > 1 else {}),
+            **({"tries": f"up to {tries}, until it is as told"} if (tries := config.quality.tries) > 1 else {}),
             **({"fast by": f"{self.pupil.name} ({self.pupil.hash[:16]})"} if self.pupil else {}),
             "told": [what for what in ("composition", "properties") if getattr(config.quality, f"told_{what}")],
             "heavy atoms": "{}-{}".format(*data.heavy_range),

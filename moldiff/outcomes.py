@@ -21,7 +21,7 @@ class Record:
     index: int  # attempt k of the seed
     scores: dict[str, float | int | bool | str | None] = field(default_factory=dict)  # by column, where asked for
     relaxed: "Chem.Mol | None" = None  # the same molecule in another conformer, where asked for
-    tries: int = 1  # from noise to a molecule, of which this is the last
+    tries: int = 1  # from noise to a molecule, of which this is the nearest to what was told
 
     @property
     def heavy_atoms(self) -> int:

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     {"errors", "config", "molecule", "schedules", "files", "checkpoints", "weights", "citations", "workers", "filters"}
     | {"composition", "valences"},
-    {"conditions", "processes", "chem", "force_field", "ring_counts", "stereo", "tasks", "known"},
+    {"conditions", "processes", "chem", "force_field", "graph_counts", "stereo", "tasks", "known"},
     {
         "denoisers",
         "datasets",
@@ -64,7 +64,7 @@ PLACES = {
     "rdkit": {
         "chem",
         "force_field",
-        "ring_counts",
+        "graph_counts",
         "stereo",
         "conformers",
         "perception",

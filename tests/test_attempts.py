@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROWS, drawn, with_compositions
+from rdkit import Chem
+from rdkit.Chem import AllChem
 from scipy.sparse.csgraph import connected_components
 
-from moldiff.attempts import SameSize, draw_request, misses_rings, sample_attempts, sample_sizes
+from moldiff import attempts, chem
+from moldiff.attempts import SameSize, draw_request, off_by, sample_attempts, sample_sizes
 from moldiff.conditions import Property, Target
 from moldiff.config import Config, QualityConfig, preset
 from moldiff.draws import Drawn
@@ -153,7 +156,7 @@ class TestNetwork:
 
 
 class TestTries:
-    """Attempts begin anew until their rings are those that they were told, if the weights are used to it."""
+    """Attempts begin anew until their counts are those that they were told, if the weights are used to it."""
 
     ASKED = Request(40, seed=1, sampler=Sampler(steps=3), targets=(Target("rings", 1.0, 1.0),), guidance=1.0)
 
@@ -205,8 +208,48 @@ class TestTries:
         tried(4, range(40), done.append)
         assert sum(done) == pytest.approx(40)
 
-    def test_without_a_word_of_rings_nothing_is_missed(self, info, random_molecules):
-        molecules = random_molecules([5, 6])
-        assert not misses_rings(info, molecules, np.zeros((2, 2))).any()
-        rings = replace(info, properties=(Property("rings", "", 1.0, 1.0, 0.0, 4.0),))
-        assert not misses_rings(rings, molecules, np.full((2, 1), np.nan)).any()
+    def test_the_nearest_is_kept(self, tried, monkeypatch):
+        """The third of five is as far off as the fourth, and nearer than the others."""
+        at_each = iter([4.0, 3.0, 2.0, 2.0, 6.0])
+        monkeypatch.setattr(attempts, "off_by", lambda data, found, told, asked: np.full(len(found), next(at_each)))
+        made, tries = tried(5, [7])
+        at_each = iter([4.0, 3.0, 0.0])
+        third, count = tried(5, [7])
+        assert (tries[0], count[0]) == (5, 3)
+        assert torch.equal(made.pos, third.pos) and torch.equal(made.bond, third.bond)
+
+    @pytest.mark.parametrize(("off", "expected"), [(0.0, 1), (1.0, 1), (2.0, 3)])
+    def test_one_off_will_do(self, tried, monkeypatch, off, expected):
+        monkeypatch.setattr(attempts, "off_by", lambda data, found, told, asked: np.full(len(found), off))
+        assert tried(3, [7])[1].tolist() == [expected]
+
+
+class TestOffBy:
+    NAMES = ("rings", "weight", "hbd", "hba")
+
+    @pytest.fixture
+    def data(self, info):
+        properties = tuple(Property(name, "", 1.0, 1.0, 0.0, 4.0) for name in self.NAMES)
+        return replace(info, properties=properties)
+
+    @pytest.mark.parametrize(
+        ("told", "asked", "expected"),
+        [
+            ([0, 300, 1, 1], "", 0), ([1, 0, 1, 1], "", 1), ([1, 0, 0, 3], "", 4), ([1, 0, 0, 3], "hba", 6),
+            ([None, None, None, None], "", 0), ([None, None, 3, None], "hbd", 4), ([0, 0, 1.5, 0.5], "hbd", 0),
+            ([0, 0, 1.6, 1], "hbd", 2), ([2, 0, 1, 1], "rings", 4),
+        ],
+    )  # fmt: skip
+    def test_of_ethanol(self, data, told, asked, expected):
+        """No ring, a donor and an acceptor."""
+        mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+        AllChem.EmbedMolecule(mol, randomSeed=1)
+        molecules = chem.from_rdkit([mol], data.vocabulary)
+        values = np.array([[np.nan if value is None else value for value in told]], dtype=float)
+        assert off_by(data, molecules, values, np.array([[name == asked for name in self.NAMES]])).tolist() == [
+            expected
+        ]
+
+    def test_without_counts_nobody_is(self, info, random_molecules):
+        nothing = np.zeros((2, len(info.properties)))
+        assert off_by(info, random_molecules([5, 6]), nothing, nothing > 0).tolist() == [0, 0]

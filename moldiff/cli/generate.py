@@ -335,7 +335,7 @@ def _print_summary(summary: dict[str, Any], output: str) -> None:
     sampled, evaluations = summary["funnel"]["sampled"], summary["evaluations"]
     cost = f"{round(evaluations * summary['tries'] / max(1, sampled), 1):g} evaluations a molecule"
     if summary["tries"] > sampled:
-        cost += f": {evaluations} a try, {summary['tries'] / sampled:.2f} tries each until the rings are as told"
+        cost += f": {evaluations} a try, {summary['tries'] / sampled:.2f} tries each until it is as told"
     title = f"{summary['model']} on {summary['device']}, {cost}"
     console.print(title, highlight=False, markup=False)
     console.print(table)

@@ -14,11 +14,11 @@ from rdkit.Chem import QED, Crippen, Descriptors, Mol, rdMolDescriptors
 
 from moldiff.chem import quiet
 from moldiff.errors import MoldiffError
+from moldiff.graph_counts import GRAPH_COUNTS
 from moldiff.metrics.alerts import CATALOGUES, alerts
 from moldiff.metrics.core import Metric, rate
 from moldiff.metrics.rings import ring_systems, unseen
 from moldiff.metrics.validity import sanitised
-from moldiff.ring_counts import RING_COUNTS
 
 # pandas types of the columns; the nullable ones hold counts that are missing where a molecule is not valid
 DRUGLIKE_COLUMNS = {
@@ -117,12 +117,10 @@ def rules(mol: Mol) -> dict[str, float | int | bool]:
     return {
         "tpsa": tpsa,
         "fsp3": rdMolDescriptors.CalcFractionCSP3(mol),
-        "hbd": rdMolDescriptors.CalcNumHBD(mol),
-        "hba": rdMolDescriptors.CalcNumHBA(mol),
+        **{name: count(mol) for name, count in GRAPH_COUNTS.items()},
         "rotatable_bonds": rotatable,
         "lipinski_violations": sum(broken),
         "veber": rotatable <= 10 and tpsa <= 140,
-        **{name: count(mol) for name, count in RING_COUNTS.items()},
     }
 
 

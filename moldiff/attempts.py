@@ -7,17 +7,15 @@ of one exact size, and the arithmetic on one molecule does not depend on its bat
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Float, Integer
 
-from moldiff.chem import to_rdkit
-from moldiff.conditions import Conditions, draw_values
+from moldiff.conditions import draw_values
 from moldiff.draws import Drawn
 from moldiff.errors import RequestError
-from moldiff.graph_counts import GRAPH_COUNTS, graph_counts
 from moldiff.guidance import AsMarked, Guide, OnTheirSide, WithinValences
 from moldiff.known import blank
 from moldiff.model import Model
@@ -27,8 +25,7 @@ from moldiff.one_size import BATCH, Tick, filled_rows, inference, sample_filled
 from moldiff.requests import Request
 from moldiff.samplers import KeyedRandomness
 from moldiff.schedules import NoiseLevel
-
-AS_TOLD = 1  # counts by which a molecule may differ from what it was told, in all, without a further try
+from moldiff.told import AS_TOLD, Told
 
 
 def sample_attempts(
@@ -53,9 +50,8 @@ def sample_sizes(
     tries, rows = np.ones(len(sizes), dtype=int), np.arange(len(sizes))
     if model.config.quality.tries == 1:
         return found, tries
-    told, made = told_values(model, request, sizes, values), found.split()
-    asked = np.zeros(told.shape, dtype=bool) if values is None else ~np.isnan(values)
-    off = off_by(model.data, found, told, asked)
+    told, made = Told.of(model, request, sizes, values), found.split()
+    off = told.off_by(found)
     for _ in range(1, model.config.quality.tries):
         rows = rows[off[rows] > AS_TOLD]
         if not len(rows):
@@ -63,7 +59,7 @@ def sample_sizes(
         again, aims = random.select(rows.tolist()), None if values is None else values[rows]
         found = _once(model, request, again, sizes.select(rows), aims, batch_size, lambda work: tick(0.0))
         tries[rows] += 1
-        now = off_by(model.data, found, told[rows], asked[rows])
+        now = told.select(rows).off_by(found)
         for row, molecule, distance in zip(rows.tolist(), found.split(), now.tolist(), strict=True):
             if distance < off[row]:
                 made[row], off[row] = molecule, distance
@@ -85,41 +81,6 @@ def _once(
             sampled = alike.sample(random.select(positions), atoms, batch)
             parts |= dict(zip(positions, sampled.to("cpu").split(), strict=True))
         return Molecules.collate([parts[k] for k in range(len(sizes))])
-
-
-def told_values(
-    model: Model, request: Request, sizes: Drawn, values: Float[np.ndarray, "b properties"] | None
-) -> Float[np.ndarray, "b properties"]:
-    """What each molecule is told of its properties, in physical units; NaN: nothing.
-
-    What is asked for; where the weights are used to it and nothing else is known, the rest as the training molecule has it.
-    """
-    told = np.full((len(sizes), len(model.data.properties)), np.nan)
-    if model.config.quality.told_properties and request.is_whole and sizes.properties is not None:
-        told = sizes.properties
-    return told if values is None else np.where(np.isnan(values), told, values)
-
-
-def off_by(
-    data: DataInfo,
-    molecules: Molecules,
-    told: Float[np.ndarray, "b properties"],
-    asked: Bool[np.ndarray, "b properties"],
-) -> Float[np.ndarray, " b"]:
-    """By how much the counts (:data:`GRAPH_COUNTS`) of each molecule differ from what it was told, in all.
-
-    What is ``asked`` for counts twice, and what is neither asked nor told (NaN) not at all. Nor do molecules that RDKit does
-    not sanitise, which have nothing that could be counted.
-    """
-    columns = {p.name: k for k, p in enumerate(data.properties) if p.name in GRAPH_COUNTS}
-    expected, weight = (of[:, list(columns.values())] for of in (told, 1 + asked))
-    if np.isnan(expected).all():
-        return np.zeros(len(molecules))
-    mols = to_rdkit(molecules, data.vocabulary)
-    found = [graph_counts(mol, list(columns), data.hydrogens) for mol in mols]
-    counted = np.array([[np.nan] * len(columns) if counts is None else counts for counts in found], dtype=float)
-    whole = np.ceil(np.abs(counted - expected) - 0.5)  # between two whole numbers both will do
-    return (weight * np.nan_to_num(whole)).sum(1)
 
 
 def draw_request(
@@ -191,7 +152,7 @@ class SameSize:
         if (centre := r.overlay.centre) and not free.fixed_pos[template.mask].any():
             template = template.centre()
             template = template.replace(pos=template.pos + torch.tensor(centre, device=device))
-        conditions = self.conditions(chosen).to(device)
+        conditions = Told.of(self.model, r, self.sizes, self.values).select(chosen).conditions().to(device)
         guides: tuple[Guide, ...] = (*r.guides, WithinValences(self.model.data.vocabulary, r.known and r.known.full))
         if r.known and r.known.single_marks is not None:
             guides = (AsMarked(r.known.single_marks), *guides)
@@ -202,18 +163,6 @@ class SameSize:
             self.model, random, template, free, conditions, r.sampler, guides, guidance, self.tick,
             keep_composition=r.formula is not None,
         )  # fmt: skip
-
-    def conditions(self, rows: Integer[np.ndarray, " b"]) -> Conditions:
-        properties = self.model.data.properties
-        aims = None if self.values is None else self.values[rows]
-        told = told_values(self.model, self.request, self.sizes.select(rows), aims)
-        values = torch.from_numpy(told).float()
-        heavy, composition = (torch.from_numpy(of[rows]) for of in (self.sizes.heavy, self.sizes.composition))
-        asked = self.values is not None or self.request.formula is not None
-        of_training = self.model.config.quality.told_composition and self.request.is_whole
-        if not (asked or of_training):  # elements that may change mend the structure
-            composition = torch.zeros_like(composition)
-        return replace(Conditions.from_physical(values, properties), heavy=heavy, composition=composition)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

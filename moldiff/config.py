@@ -92,8 +92,8 @@ class QualityConfig:
     """How these weights are sampled: network evaluations of each named quality (README.md, "Results"), time grid (one of
     :data:`moldiff.schedules.GRIDS`), whether tokens are clean (:class:`moldiff.samplers.Sampler`), and what every molecule
     is told where nothing is asked for: a composition drawn from the training data, and the properties of a training molecule
-    of this composition. ``tries``: how often an attempt is made at most, from new noise, until its rings, donors and
-    acceptors are about those that it was told (:func:`moldiff.attempts.off_by`); 1 takes it as it comes."""
+    of this composition. ``tries``: how often an attempt is made at most, from new noise, until it is about as it was
+    told (:meth:`moldiff.told.Told.off_by`); 1 takes it as it comes."""
 
     fast: int = 30
     balanced: int = 50
@@ -210,7 +210,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": DEEP,
         "process": dict(temperature=1.0),
         "train": dict(steps=20_000, batch=256, lr=2e-3, drop_composition=0.2, drop_all=0.2, keep_all=0.4),
-        "quality": dict(fast=8, balanced=30, grid="early", told_composition=True, told_properties=True),
+        "quality": dict(
+            fast=8, balanced=28, best=96, grid="early", told_composition=True, told_properties=True, tries=3
+        ),
     },
     # 4 M parameters; for one GPU in ten-minute pieces, or a day on two cores
     "qm9-small": {

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moldiff import chem, force_field, fragment_checks, fragments
-from moldiff.attempts import AS_TOLD, asked_values, sample_attempts
+from moldiff.attempts import asked_values, sample_attempts
 from moldiff.conditions import find_property, target_of
 from moldiff.config import QUALITIES
 from moldiff.denoisers import check_compiler, compile_layers
@@ -33,6 +33,7 @@ from moldiff.predictor import Predictor
 from moldiff.relay import Relay, open_model, teacher_of
 from moldiff.requests import Request, choose_sampler, with_molecules
 from moldiff.screening import Facts, choose_screen, known_scores, rounded
+from moldiff.told import AS_TOLD
 from moldiff.weights import find_weights, measured, shipped_helpers
 from moldiff.windows import MOST, Windows
 from moldiff.workers import Here, Workers

@@ -42,6 +42,7 @@ ORDER = [
         "one_size",
         "formula",
         "draws",
+        "told",
         "attempts",
         "outcomes",
         "windows",

@@ -12,8 +12,8 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 from scipy.sparse.csgraph import connected_components
 
-from moldiff import attempts, chem
-from moldiff.attempts import SameSize, draw_request, off_by, sample_attempts, sample_sizes
+from moldiff import chem
+from moldiff.attempts import draw_request, sample_attempts, sample_sizes
 from moldiff.conditions import Property, Target
 from moldiff.config import Config, QualityConfig, preset
 from moldiff.draws import Drawn
@@ -22,6 +22,7 @@ from moldiff.model import Model
 from moldiff.molecule import Molecules, split_token
 from moldiff.requests import Request, choose_sampler
 from moldiff.samplers import KeyedRandomness, Sampler
+from moldiff.told import Told
 from moldiff.valences import STRICT_VALENCES
 
 
@@ -105,7 +106,7 @@ class TestNetwork:
         sizes = Drawn(np.array([7]), np.array([3]), np.array([[4, 2, 1, 0]]))
         for known, expected in ((None, [4, 2, 1, 0]), (part(1), [0] * 4)):
             request = Request(1, known=known)
-            found = SameSize(model, request, sizes, None, lambda work: None).conditions(np.array([0]))
+            found = Told.of(model, request, sizes, None).conditions()
             assert found.composition.tolist() == [expected] and found.heavy.tolist() == [3]
 
     def test_weights_can_want_properties_too(self, model, part, monkeypatch):
@@ -119,11 +120,9 @@ class TestNetwork:
             (None, np.array([[np.nan, 1.0]]), [True, True]),
             (part(1), None, [False, False]),
         ):
-            conditions = SameSize(model, Request(1, known=known), sizes, values, lambda work: None).conditions(
-                np.array([0])
-            )
+            conditions = Told.of(model, Request(1, known=known), sizes, values).conditions()
             assert conditions.given.tolist() == [expected]
-        told = SameSize(model, Request(1), sizes, None, lambda work: None).conditions(np.array([0]))
+        told = Told.of(model, Request(1), sizes, None).conditions()
         assert told.value[0, 0].item() == pytest.approx((8.0 - 6.6) / 1.4)
 
     def test_what_is_only_told_costs_no_guidance(self, model, monkeypatch):
@@ -211,7 +210,7 @@ class TestTries:
     def test_the_nearest_is_kept(self, tried, monkeypatch):
         """The third of five is as far off as the fourth, and nearer than the others."""
         at_each = iter([4.0, 3.0, 2.0, 2.0, 6.0])
-        monkeypatch.setattr(attempts, "off_by", lambda data, found, told, asked: np.full(len(found), next(at_each)))
+        monkeypatch.setattr(Told, "off_by", lambda told, found: np.full(len(found), next(at_each)))
         made, tries = tried(5, [7])
         at_each = iter([4.0, 3.0, 0.0])
         third, count = tried(5, [7])
@@ -220,36 +219,49 @@ class TestTries:
 
     @pytest.mark.parametrize(("off", "expected"), [(0.0, 1), (1.0, 1), (2.0, 3)])
     def test_one_off_will_do(self, tried, monkeypatch, off, expected):
-        monkeypatch.setattr(attempts, "off_by", lambda data, found, told, asked: np.full(len(found), off))
+        monkeypatch.setattr(Told, "off_by", lambda told, found: np.full(len(found), off))
         assert tried(3, [7])[1].tolist() == [expected]
 
 
 class TestOffBy:
+    """Of ethanol, which has no ring, a donor and an acceptor."""
+
     NAMES = ("rings", "weight", "hbd", "hba")
 
     @pytest.fixture
-    def data(self, info):
-        properties = tuple(Property(name, "", 1.0, 1.0, 0.0, 4.0) for name in self.NAMES)
-        return replace(info, properties=properties)
+    def off_by(self, info) -> Callable[..., float]:
+        mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
+        AllChem.EmbedMolecule(mol, randomSeed=1)
+        molecules = chem.from_rdkit([mol], info.vocabulary)
+
+        def found(told: Sequence[float | None], asked: str, composition: Sequence[int], formula: str | None) -> float:
+            properties = tuple(Property(name, "", 1.0, 1.0, 0.0, 4.0) for name in self.NAMES)
+            model = Model(Config(network=preset("qm9-tiny").network), replace(info, properties=properties))
+            values = np.array([[np.nan if value is None else value for value in told]], dtype=float)
+            is_asked = np.array([[name == asked for name in self.NAMES]])
+            request = Request(1, formula=formula)
+            rows = Told(model, request, np.array([3]), values, is_asked, np.array([composition]))
+            return rows.off_by(molecules).item()
+
+        return found
 
     @pytest.mark.parametrize(
         ("told", "asked", "expected"),
         [
             ([0, 300, 1, 1], "", 0), ([1, 0, 1, 1], "", 1), ([1, 0, 0, 3], "", 4), ([1, 0, 0, 3], "hba", 6),
-            ([None, None, None, None], "", 0), ([None, None, 3, None], "hbd", 4), ([0, 0, 1.5, 0.5], "hbd", 0),
+            ([None, None, 3, None], "hbd", 4), ([0, 0, 1.5, 0.5], "hbd", 0),
             ([0, 0, 1.6, 1], "hbd", 2), ([2, 0, 1, 1], "rings", 4),
         ],
     )  # fmt: skip
-    def test_of_ethanol(self, data, told, asked, expected):
-        """No ring, a donor and an acceptor."""
-        mol = Chem.AddHs(Chem.MolFromSmiles("CCO"))
-        AllChem.EmbedMolecule(mol, randomSeed=1)
-        molecules = chem.from_rdkit([mol], data.vocabulary)
-        values = np.array([[np.nan if value is None else value for value in told]], dtype=float)
-        assert off_by(data, molecules, values, np.array([[name == asked for name in self.NAMES]])).tolist() == [
-            expected
-        ]
+    def test_counts(self, off_by, told, asked, expected):
+        assert off_by(told, asked, [4, 2, 1, 0], None) == expected  # whatever the elements are
 
-    def test_without_counts_nobody_is(self, info, random_molecules):
-        nothing = np.zeros((2, len(info.properties)))
-        assert off_by(info, random_molecules([5, 6]), nothing, nothing > 0).tolist() == [0, 0]
+    @pytest.mark.parametrize(
+        ("composition", "formula", "expected"),
+        [([6, 2, 0, 1], None, 0), ([4, 2, 0, 1], None, 2), ([7, 2, 1, 0], None, 3), ([0, 0, 0, 0], None, 0),
+         ([4, 2, 0, 1], "C2H4O", 2)],
+    )  # fmt: skip
+    def test_elements(self, off_by, composition, formula, expected):
+        assert off_by([None] * 4, "", composition, formula) == expected
+        if formula:
+            assert off_by([1, None, None, None], "rings", composition, formula) == expected + 2

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 from moldiff import chem
 from moldiff.diversity import pick_diverse
 from moldiff.errors import RequestError
-from moldiff.files import alone, check_place, check_sdf, discard_unfinished, write_atomically
+from moldiff.files import alone, check_apart, check_place, check_sdf, discard_unfinished, write_atomically
 from moldiff.formats import COLUMNS, WRITERS, records, reject_text, require_pyarrow, sdf_text, title
 from moldiff.outcomes import Record, Reject, Tally
 
@@ -117,8 +117,7 @@ class Output:
         if rejects:
             check_sdf("--rejects", rejects, force=force or resume)
             others = (path, relaxed, self.journal, self.relaxed_journal)
-            if os.path.realpath(rejects) in {os.path.realpath(p) for p in others if p}:
-                raise RequestError(f"--rejects {rejects}: is the output itself; choose another name")
+            check_apart(f"--rejects {rejects}", rejects, [other for other in others if other])
         tally, sizes = self._continued() if resume else (Tally(), {})
         mode = "ab" if sizes else "wb"
         with named(f"-o {path}"):

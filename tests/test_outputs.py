@@ -323,7 +323,7 @@ class TestResuming:
 
     @pytest.mark.parametrize("name", [".out.sdf.partial.sdf", ".out.sdf.partial.relaxed.sdf"])
     def test_rejects_are_not_written_into_journals(self, path, name):
-        with pytest.raises(RequestError, match="is the output itself"):
+        with pytest.raises(RequestError, match="is another file of this command"):
             Output(path, PROVENANCE, IDENTITY, rejects=path.with_name(name), force=True)
 
     def test_a_lost_journal_is_not_taken_for_an_output(self, path):
@@ -436,7 +436,7 @@ class TestRefusals:
         assert (tmp_path / "there.sdf").read_text() == "precious"
 
     def test_rejects_must_be_another_sdf(self, path):
-        with pytest.raises(RequestError, match="is the output itself"):
+        with pytest.raises(RequestError, match="is another file of this command"):
             Output(path, PROVENANCE, IDENTITY, rejects=path)
         with pytest.raises(RequestError, match=r"--rejects .*no.csv: is written as .sdf"):
             Output(path, PROVENANCE, IDENTITY, rejects=path.with_name("no.csv"))

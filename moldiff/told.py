@@ -57,14 +57,15 @@ class Told:
     def off_by(self, molecules: Molecules) -> Float[np.ndarray, " b"]:
         """By how much what can be counted of each molecule, on the CPU, differs from what it was told, in all.
 
-        That is :data:`GRAPH_COUNTS`, those that are asked for twice; where none is told, or a formula is asked for, the atoms
-        of each element. Molecules that RDKit does not sanitise have no such counts, and are not off.
+        That is :data:`GRAPH_COUNTS`, those that are asked for twice. The atoms of each element count where a formula is asked
+        for; and where neither such counts are told nor values asked for, which elements that may change follow better.
+        Molecules that RDKit does not sanitise have no counts, and are not off.
         """
         columns = {p.name: k for k, p in enumerate(self.model.data.properties) if p.name in GRAPH_COUNTS}
         expected, weight = (of[:, list(columns.values())] for of in (self.values, 1 + self.asked))
         off = (weight * self._differences(molecules, list(columns), expected)).sum(1)
-        uncounted = np.isnan(expected).all(1) | (self.request.formula is not None)
-        by_elements = uncounted & self.composition.any(1)
+        nothing_else = np.isnan(expected).all(1) & ~self.asked.any(1)
+        by_elements = self.composition.any(1) & (nothing_else | (self.request.formula is not None))
         if by_elements.any():
             has = self.model.told_atoms(self.model.nothing_asked(len(molecules)), molecules).composition.numpy()
             off += by_elements * np.abs(has - self.composition).sum(1)

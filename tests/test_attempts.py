@@ -263,5 +263,6 @@ class TestOffBy:
     )  # fmt: skip
     def test_elements(self, off_by, composition, formula, expected):
         assert off_by([None] * 4, "", composition, formula) == expected
+        assert off_by([None, 50, None, None], "weight", composition, formula) == (expected if formula else 0)
         if formula:
             assert off_by([1, None, None, None], "rings", composition, formula) == expected + 2

@@ -269,7 +269,10 @@ class TestRefusals:
             ("-o absent/out.sdf", "-o absent/out.sdf: the folder absent does not exist; make it first"),
             ("-o .", "-o .: unknown format (no suffix)"),
             ("--rejects no.csv", "--rejects no.csv: is written as .sdf"),
-            ("--rejects molecules.sdf", "--rejects molecules.sdf: is another file of this command; choose another name"),
+            (
+                "--rejects molecules.sdf",
+                "--rejects molecules.sdf: is another file of this command; choose another name",
+            ),
             ("-o - --resume", "--resume: standard output cannot be resumed; write to a file"),
         ],
     )

@@ -59,7 +59,7 @@ def in_windows(
     window: Window[S, T], generator: Generator, request: Request, sources: Iterable[S], together: int, workers: int | None,
     tick: Tick,
 ) -> Iterator[T]:  # fmt: skip
-    """What ``window`` makes of the sources, in their order, ``together`` of them at a time.
+    """What ``window`` makes of the sources, in their order, ``together`` of them at a time, in all.
 
     ``window``: a function of a module, of (generator, request, sources, tick). ``workers``: processes, None for as many as
     are worth their start; each loads the weights of ``generator`` itself.
@@ -74,6 +74,7 @@ def in_windows(
     if workers > 1:
         weights = str(generator.path), generator.device, generator.compiled, generator.called
         crew: Here | Workers = Workers(workers, _prepare_worker, window, request, weights)
+        together = -(-together // crew.capacity)  # so that no process is idle for long at the end
     else:
         crew = Here(lambda chosen: (window(generator, request, chosen, tick), 0.0))
     return _in_order(crew, sources, together, tick)

@@ -168,7 +168,8 @@ class TestEnsembles:
         one, other = (e.conformers[0].mol.GetConformer().GetPositions() for e in (few, many))
         assert (one == other).all()
 
-    def test_workers_change_nothing(self, qm9):
+    def test_workers_change_nothing(self, qm9, monkeypatch):
+        monkeypatch.setattr("moldiff.conformers.BATCHES", 0)  # one molecule at a time
         made = [
             list(qm9.conformers([s for s in self.SMILES if s != "CS"], 2, seed=4, steps=4, workers=k)) for k in (1, 2)
         ]

@@ -302,7 +302,7 @@ def _molecule(mol: Chem.Mol, kept: list[int], data: DataInfo, option: str) -> Mo
             part.RemoveAtom(atom.GetIdx())
         elif name not in vocabulary:
             known = ", ".join(data.vocabulary)
-            remedy = "neutralise it" if atom.GetFormalCharge() and atom.GetSymbol() in vocabulary else "leave it out"
+            remedy = "neutralise it" if _can_be_neutral(atom) and atom.GetSymbol() in vocabulary else "leave it out"
             text = f"atom {atom.GetIdx() + 1} ({name}), counted from 1: the model knows {known}; {remedy}"
             raise RequestError(f"{option}: {text}, or take another model")
     part.CommitBatchEdit()
@@ -313,6 +313,14 @@ def _molecule(mol: Chem.Mol, kept: list[int], data: DataInfo, option: str) -> Mo
         return chem.from_rdkit([part.GetMol()], data.vocabulary)
     except chem.ConversionError as error:
         raise RequestError(f"{option}: {error}") from error
+
+
+def _can_be_neutral(atom: Chem.Atom) -> bool:
+    """Whether a proton more or less takes its charge: not of nitro groups and the like, nor of quaternary nitrogen."""
+    charge = atom.GetFormalCharge()
+    if charge > 0:
+        return atom.GetTotalNumHs(includeNeighbors=True) > 0
+    return charge < 0 and all(neighbour.GetFormalCharge() <= 0 for neighbour in atom.GetNeighbors())
 
 
 def _plan_analogues(wishes: Wishes, data: DataInfo, sampler: Sampler) -> Plan:

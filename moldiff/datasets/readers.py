@@ -195,7 +195,7 @@ def _table(path: Path, column: str | None) -> Iterator[Record]:
     heading = next(text, "")
     delimiter = max("\t,;|", key=heading.count) if any(d in heading for d in "\t,;|") else ","
     names = [name.strip() for name in next(csv.reader([heading], delimiter=delimiter), [])]
-    at, at_id = _column(path, names, column), _id_column(names)
+    at, at_id = _column(path, names, column), _id_column(path, names)
     return _rows(_fields(lines, text, delimiter), lines, at, at_id)
 
 
@@ -270,10 +270,8 @@ def _parquet(path: Path, column: str | None) -> Iterator[Record]:
         text = str(error).splitlines()[0] if str(error) else "damaged"
         raise ReadError(f"{path}: is no Parquet file or damaged ({text})") from error
     names = file.schema_arrow.names
-    at, at_id = _column(path, names, column), _id_column(names)
+    at, at_id = _column(path, names, column), _id_column(path, names)
     wanted = [names[at]] + ([] if at_id is None or at_id == at else [names[at_id]])
-    if twice := [name for name in wanted if names.count(name) > 1]:
-        raise ReadError(f"{path}: has several columns {twice[0]!r}; rename all but one")
     return _batches(file.iter_batches(ROWS, columns=wanted), *wanted)
 
 
@@ -309,18 +307,21 @@ def _column(path: Path, names: list[str], wanted: str | None) -> int:
     """The index of the column with SMILES: ``wanted``, in whatever case, or the first of :data:`SMILES_COLUMNS`."""
     there = ", ".join(map(repr, names)) or "none"
     low = [name.lower() for name in names]
-    if wanted is not None:
-        if wanted in names:
-            return names.index(wanted)
-        if wanted.lower() not in low:
-            raise ReadError(f"--column {wanted}: {path} has no such column; there are {there}")
-        return low.index(wanted.lower())
-    for name in SMILES_COLUMNS:
-        if name in low:
-            return low.index(name)
-    raise ReadError(f"{path}: none of its columns ({there}) is known to hold SMILES; name it with --column")
+    if wanted is not None and wanted.lower() not in low:
+        raise ReadError(f"--column {wanted}: {path} has no such column; there are {there}")
+    name = next((name for name in SMILES_COLUMNS if name in low), None) if wanted is None else wanted
+    if name is None:
+        raise ReadError(f"{path}: none of its columns ({there}) is known to hold SMILES; name it with --column")
+    return _single(path, names, names.index(name) if name in names else low.index(name.lower()))
 
 
-def _id_column(names: list[str]) -> int | None:
+def _id_column(path: Path, names: list[str]) -> int | None:
     low = [name.lower() for name in names]
-    return next((low.index(name) for name in ID_COLUMNS if name in low), None)
+    at = next((low.index(name) for name in ID_COLUMNS if name in low), None)
+    return None if at is None else _single(path, names, at)
+
+
+def _single(path: Path, names: list[str], at: int) -> int:
+    if names.count(names[at]) > 1:
+        raise ReadError(f"{path}: has several columns {names[at]!r}; rename all but one")
+    return at

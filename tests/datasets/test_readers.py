@@ -179,6 +179,18 @@ def test_parquet_with_columns_of_one_name(tmp_path):
             assert read(path) == [(1, "", "row 1", "C")]
 
 
+@pytest.mark.parametrize(("heading", "twice"), [("smiles,x,x", None), ("smiles,SMILES", None), ("x,smiles,smiles", "smiles"),
+                                                ("id,smiles,id", "id")])  # fmt: skip
+def test_a_table_with_columns_of_one_name(tmp_path, heading, twice):
+    path = tmp_path / "a.csv"
+    path.write_text(f"{heading}\nC,C,C\n")
+    if twice:
+        with pytest.raises(ReadError, match=rf"a\.csv: has several columns '{twice}'; rename all but one"):
+            read(path)
+    else:
+        assert read(path) == [(1, "", "line 2", "C")]
+
+
 def test_molecules_in_memory():
     named = Chem.MolFromSmiles("CCO")
     named.SetProp("_Name", "ethanol")

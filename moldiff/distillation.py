@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from moldiff.attempts import SameSize, draw_request
+from moldiff.attempts import draw_request
 from moldiff.conditions import Conditions
 from moldiff.guidance import WithinValences, guided
 from moldiff.known import blank
@@ -29,6 +29,7 @@ from moldiff.one_size import inference
 from moldiff.requests import Request
 from moldiff.samplers import KeyedRandomness, Run, Sampler
 from moldiff.schedules import NoiseLevel
+from moldiff.told import Told
 
 UNTIL = 0.2  # σ
 SHORT = 4  # steps of the teacher in one of the pupil's
@@ -99,8 +100,7 @@ def lessons(pupil: Model, teacher: Model, sampler: Sampler, seed: int, indices: 
     for atoms in np.unique(sizes.atoms).tolist():
         for rows in torch.from_numpy(np.flatnonzero(sizes.atoms == atoms)).split(TOGETHER):
             chosen = rows.tolist()
-            alike = SameSize(pupil, request, sizes.select(chosen), None, tick=lambda work: None)
-            told = alike.conditions(np.arange(len(rows)))
+            told = Told.of(pupil, request, sizes.select(chosen), None).conditions()
             yield Walk(pupil, teacher, sampler, told, random.select(chosen).of_size(atoms)).lessons()
 
 

@@ -295,7 +295,7 @@ class TestDiverse:
             (("--filter", "QED=3"), "--filter 'QED=3': is not an expression"),
             (
                 ("--relax", "mmff", "--rejects", "molecules.relaxed.sdf"),
-                "--rejects molecules.relaxed.sdf: is the output",
+                "--rejects molecules.relaxed.sdf: is another file",
             ),
         ],
     )

@@ -211,7 +211,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "process": dict(temperature=1.0),
         "train": dict(steps=20_000, batch=256, lr=2e-3, drop_composition=0.2, drop_all=0.2, keep_all=0.4),
         "quality": dict(
-            fast=8, balanced=27, best=96, grid="early", told_composition=True, told_properties=True, tries=3
+            fast=8, balanced=28, best=96, grid="early", told_composition=True, told_properties=True, tries=3
         ),
     },
     # 4 M parameters; for one GPU in ten-minute pieces, or a day on two cores

@@ -46,41 +46,36 @@ def sample_sizes(
 
     Of the tries, the first of those that are nearest to what was told.
     """
-    found = _once(model, request, random, sizes, values, batch_size, tick)
-    tries, rows = np.ones(len(sizes), dtype=int), np.arange(len(sizes))
+    told = Told.of(model, request, sizes, values)
+    found = _once(told, random, batch_size, tick)
+    tries, rows = np.ones(len(told), dtype=int), np.arange(len(told))
     if model.config.quality.tries == 1:
         return found, tries
-    told, made = Told.of(model, request, sizes, values), found.split()
-    off = told.off_by(found)
+    made, off = found.split(), told.off_by(found)
     for _ in range(1, model.config.quality.tries):
         rows = rows[off[rows] > AS_TOLD]
         if not len(rows):
             break
-        again, aims = random.select(rows.tolist()), None if values is None else values[rows]
-        found = _once(model, request, again, sizes.select(rows), aims, batch_size, lambda work: tick(0.0))
+        again = told.select(rows)
+        found = _once(again, random.select(rows.tolist()), batch_size, lambda work: tick(0.0))
         tries[rows] += 1
-        now = told.select(rows).off_by(found)
+        now = again.off_by(found)
         for row, molecule, distance in zip(rows.tolist(), found.split(), now.tolist(), strict=True):
             if distance < off[row]:
                 made[row], off[row] = molecule, distance
     return Molecules.collate(made), tries
 
 
-def _once(
-    model: Model, request: Request, random: KeyedRandomness, sizes: Drawn,
-    values: Float[np.ndarray, "b properties"] | None, batch_size: int | None, tick: Tick,
-) -> Molecules:  # fmt: skip
+def _once(told: Told, random: KeyedRandomness, batch_size: int | None, tick: Tick) -> Molecules:
     """From noise to molecules, once."""
-    batch = batch_size or BATCH[model.device.type]
+    batch = batch_size or BATCH[told.model.device.type]
     parts: dict[int, Molecules] = {}
     with inference():
-        for atoms in np.unique(sizes.atoms).tolist():
-            positions = np.flatnonzero(sizes.atoms == atoms).tolist()
-            asked = None if values is None else values[positions]
-            alike = SameSize(model, request, sizes.select(positions), asked, tick)
-            sampled = alike.sample(random.select(positions), atoms, batch)
+        for atoms in np.unique(told.atoms).tolist():
+            positions = np.flatnonzero(told.atoms == atoms).tolist()
+            sampled = SameSize(told.select(positions), tick).sample(random.select(positions), atoms, batch)
             parts |= dict(zip(positions, sampled.to("cpu").split(), strict=True))
-        return Molecules.collate([parts[k] for k in range(len(sizes))])
+        return Molecules.collate([parts[k] for k in range(len(told))])
 
 
 def draw_request(
@@ -113,10 +108,7 @@ def asked_values(data: DataInfo, request: Request, index: int) -> dict[str, floa
 class SameSize:
     """Molecules of one size, in batches; a batch that does not fit the memory is halved."""
 
-    model: Model
-    request: Request
-    sizes: Drawn
-    values: Float[np.ndarray, "b properties"] | None  # physical
+    told: Told
     tick: Tick
 
     def sample(self, random: KeyedRandomness, atoms: int, batch: int) -> Molecules:
@@ -142,8 +134,9 @@ class SameSize:
 
     def one(self, random: KeyedRandomness, rows: range) -> Molecules:
         """One batch: these rows, and more to fill it up."""
-        r, device, filled = self.request, self.model.device, filled_rows(len(rows), random.atoms)
-        chosen = np.array(rows)[filled]
+        model, r = self.told.model, self.told.request
+        device, filled = model.device, filled_rows(len(rows), random.atoms)
+        told = self.told.select(np.array(rows)[filled])
         if r.known is None:
             template = blank(len(filled), random.atoms, device)
             free = NoiseLevel.free(template, torch.ones(len(filled), device=device))
@@ -152,15 +145,14 @@ class SameSize:
         if (centre := r.overlay.centre) and not free.fixed_pos[template.mask].any():
             template = template.centre()
             template = template.replace(pos=template.pos + torch.tensor(centre, device=device))
-        conditions = Told.of(self.model, r, self.sizes, self.values).select(chosen).conditions().to(device)
-        guides: tuple[Guide, ...] = (*r.guides, WithinValences(self.model.data.vocabulary, r.known and r.known.full))
+        guides: tuple[Guide, ...] = (*r.guides, WithinValences(model.data.vocabulary, r.known and r.known.full))
         if r.known and r.known.single_marks is not None:
             guides = (AsMarked(r.known.single_marks), *guides)
         if r.known and r.known.sides is not None:
             guides = (*guides, OnTheirSide(r.known.sides))
-        guidance = 1.0 if self.values is None else r.guidance  # what is only told is not aimed at
+        guidance = r.guidance if told.asked.any() else 1.0  # what is only told is not aimed at
         return sample_filled(
-            self.model, random, template, free, conditions, r.sampler, guides, guidance, self.tick,
+            model, random, template, free, told.conditions().to(device), r.sampler, guides, guidance, self.tick,
             keep_composition=r.formula is not None,
         )  # fmt: skip
 

@@ -5,8 +5,8 @@ does not depend on what else is asked for.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import chain, islice
-from numbers import Integral
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,8 +15,7 @@ from jaxtyping import Bool, Integer
 from torch import Tensor
 
 from moldiff import chem
-from moldiff.errors import RequestError
-from moldiff.generation import PER_WORKER, Generator, opened
+from moldiff.generation import PER_WORKER, Generator, check_counts, opened
 from moldiff.guidance import AllowedAtoms, Guide, WithinValences
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
@@ -25,7 +24,7 @@ from moldiff.one_size import Tick, filled_rows, inference, same_size_batches, sa
 from moldiff.requests import Request
 from moldiff.samplers import KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
-from moldiff.workers import Here, Workers
+from moldiff.workers import Here, Workers, in_order
 
 BATCHES = 8  # worth of attempts that are in work at a time
 MAX_ATTEMPTS = 2**24  # of one molecule: both numbers share one key
@@ -64,8 +63,7 @@ def in_windows(
     ``window``: a function of a module, of (generator, request, sources, tick). ``workers``: processes, None for as many as
     are worth their start; each loads the weights of ``generator`` itself.
     """
-    if workers is not None and not (isinstance(workers, Integral) and workers > 0):
-        raise RequestError(f"workers {workers}: must be a whole number above 0")
+    check_counts(workers=workers)
     sources = iter(sources)
     if workers is None:
         enough = -(-generator.workers_for(2**30) * PER_WORKER // request.n)
@@ -81,13 +79,9 @@ def in_windows(
 
 
 def _in_order(crew: Here | Workers, sources: Iterator[S], together: int, tick: Tick) -> Iterator[T]:
-    with crew:
-        while True:
-            while len(crew) < crew.capacity and (chosen := list(islice(sources, together))):
-                crew.submit(chosen)
-            if not len(crew):
-                return
-            made, work = crew.result(lambda: tick(0.0))
+    next_task = lambda: (chosen,) if (chosen := list(islice(sources, together))) else None  # noqa: E731
+    with closing(in_order(crew, next_task, lambda: tick(0.0))) as results:
+        for _, (made, work) in results:
             tick(work)
             yield from made
 

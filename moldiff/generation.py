@@ -36,7 +36,7 @@ from moldiff.screening import Facts, choose_screen, known_scores, rounded
 from moldiff.told import AS_TOLD
 from moldiff.weights import find_weights, measured, shipped_helpers
 from moldiff.windows import MOST, Windows
-from moldiff.workers import Here, Workers
+from moldiff.workers import Here, Workers, in_order
 
 if TYPE_CHECKING:
     from rdkit import Chem
@@ -115,9 +115,7 @@ class Generator:
         if "sampler" in options and (quality is not None or steps is not None):
             raise RequestError("sampler: says how many steps there are; give it, or quality, or steps")
         options.setdefault("sampler", choose_sampler(self.model.config, quality, steps))
-        for option, count in (("workers", workers), ("batch_size", batch_size)):
-            if count is not None and not (isinstance(count, Integral) and count > 0):
-                raise RequestError(f"{option} {count}: must be a whole number above 0")
+        check_counts(workers=workers, batch_size=batch_size)
         sizes = heavy_atoms if heavy_atoms is None else _pair(heavy_atoms, "heavy_atoms")
         ranges = {name: _pair(value, f"targets[{name!r}]") for name, value in (targets or {}).items()}
         options["targets"] = tuple(target_of(name, *ends) for name, ends in ranges.items())
@@ -330,16 +328,10 @@ class Generator:
         else:
             crew = Here(partial(_work, self, batch_size, tick))
         windows = Windows(request, tally, workers, MOST[self.model.device.type])
-        under_way: list[range] = []
-        with crew:
-            while True:
-                while len(crew) < crew.capacity and (window := windows.next()):
-                    crew.submit(request, window)
-                    under_way.append(window)
-                if not under_way:
-                    return
-                made = crew.result(lambda: tick(0.0))
-                for index, (binary, tries) in zip(under_way.pop(0), made, strict=True):
+        next_task = lambda: (request, window) if (window := windows.next()) else None  # noqa: E731
+        with closing(in_order(crew, next_task, lambda: tick(0.0))) as results:
+            for (_, window), made in results:
+                for index, (binary, tries) in zip(window, made, strict=True):
                     yield index, chem.Chem.Mol(binary), tries
 
     def _judge(self, request: Request, identity: str, index: int, mol: "Chem.Mol", seen: set[str]) -> Record | Reject:
@@ -392,6 +384,13 @@ def _check_kinds(**values: Any) -> None:
         for member in value:
             if not isinstance(member, kind):
                 raise RequestError(f"{name}: {member!r}: must be {words}")
+
+
+def check_counts(**counts: int | None) -> None:
+    """Raises RequestError for what is neither None nor a whole number above 0."""
+    for option, count in counts.items():
+        if count is not None and not (isinstance(count, Integral) and count > 0):
+            raise RequestError(f"{option} {count}: must be a whole number above 0")
 
 
 def _pair(value: Any, named: str) -> tuple[Any, Any]:

@@ -24,7 +24,8 @@ class Told:
 
     model: Model
     request: Request
-    heavy: Integer[np.ndarray, " b"]  # atoms, 0: unknown
+    atoms: Integer[np.ndarray, " b"]
+    heavy: Integer[np.ndarray, " b"]  # of them, 0: unknown
     values: Float[np.ndarray, "b properties"]  # physical; NaN: not told
     asked: Bool[np.ndarray, "b properties"]  # which of them are aimed at
     composition: Integer[np.ndarray, "b elements"]  # all 0: not told
@@ -42,11 +43,14 @@ class Told:
         needed = aims is not None or request.formula is not None or of_training
         # else it is left open: elements that may change mend the structure
         composition = sizes.composition if needed else np.zeros_like(sizes.composition)
-        return cls(model, request, sizes.heavy, values, asked, composition)
+        return cls(model, request, sizes.atoms, sizes.heavy, values, asked, composition)
+
+    def __len__(self) -> int:
+        return len(self.atoms)
 
     def select(self, rows: Sequence[int] | Integer[np.ndarray, " rows"]) -> "Told":
-        columns = {name: getattr(self, name)[rows] for name in ("heavy", "values", "asked", "composition")}
-        return replace(self, **columns)
+        columns = ("atoms", "heavy", "values", "asked", "composition")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
     def conditions(self) -> Conditions:
         """As the network takes them."""

@@ -103,6 +103,25 @@ class Workers:
         self.listener.close()
 
 
+def in_order(
+    crew: Here | Workers, next_task: Callable[[], tuple | None], idle: Callable[[], None]
+) -> Iterator[tuple[tuple, Any]]:
+    """(task, result) of all tasks in their order, as many under way as the crew takes; with the last, the crew ends.
+
+    ``next_task`` is asked whenever there is room, and may have another task after it had none.
+    """
+    under_way: deque[tuple] = deque()
+    with crew:
+        while True:
+            while len(crew) < crew.capacity and (task := next_task()) is not None:
+                crew.submit(*task)
+                under_way.append(task)
+            if not under_way:
+                return
+            result = crew.result(idle)
+            yield under_way.popleft(), result
+
+
 def _dead() -> WorkerError:
     return WorkerError("a worker process ended unexpectedly, perhaps for want of memory; use fewer --workers")
 

@@ -240,7 +240,7 @@ class TestOffBy:
             values = np.array([[np.nan if value is None else value for value in told]], dtype=float)
             is_asked = np.array([[name == asked for name in self.NAMES]])
             request = Request(1, formula=formula)
-            rows = Told(model, request, np.array([3]), values, is_asked, np.array([composition]))
+            rows = Told(model, request, np.array([9]), np.array([3]), values, is_asked, np.array([composition]))
             return rows.off_by(molecules).item()
 
         return found

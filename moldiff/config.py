@@ -30,6 +30,11 @@ class NetworkConfig:
     kind: str = "transformer"
     options: dict[str, int] = field(default_factory=dict)
 
+    def __post_init__(self):
+        for name, value in self.options.items():
+            if type(value) is not int or value < 0:
+                raise ConfigError(f"network.options.{name} = {value!r}: a whole number, 0 or more")
+
 
 @dataclass(frozen=True)
 class ProcessConfig:
@@ -42,8 +47,12 @@ class ProcessConfig:
     temperature: float = 0.7  # of token draws in sampling
 
     def __post_init__(self):
-        if not self.temperature > 0:
-            raise ConfigError(f"process.temperature = {self.temperature}: must be positive")
+        for name in ("sigma_c_atom", "sigma_c_bond", "sigma_std", "temperature"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0):
+                raise ConfigError(f"process.{name} = {getattr(self, name)}: must be positive")
+        if not math.isfinite(self.sigma_mean):
+            raise ConfigError(f"process.sigma_mean = {self.sigma_mean}: must be finite")
+        _check_shares("process", self, "marginal_share", "sigma_tail")
 
 
 @dataclass(frozen=True)
@@ -74,17 +83,27 @@ class TrainConfig:
         """Raise :class:`ConfigError` for what nothing can be trained with; weights that exist are not asked."""
         if self.precision not in PRECISIONS:
             raise ConfigError(f"train.precision = {self.precision}: there are {' and '.join(PRECISIONS)}")
-        for name in ("steps", "batch", "warmup", "check_steps"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} = {getattr(self, name)}: at least 1")
+        for names, least in ((("steps", "batch", "warmup", "check_steps"), 1), (("patience", "seed"), 0)):
+            for name in names:
+                if getattr(self, name) < least:
+                    raise ConfigError(f"train.{name} = {getattr(self, name)}: at least {least}")
         if not 0 < self.ema <= 0.28:  # 0.289: all steps weigh the same
             raise ConfigError(f"train.ema = {self.ema}: a relative width, above 0 and at most 0.28")
-        for name in ("lr", "clip"):
+        for name in ("lr", "clip", "weight_decay", "atom_weight", "bond_weight", "checkpoint_seconds"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"train.{name} = {getattr(self, name)}: must be 0 or more")
-        for name in ("cooldown", "drop_all", "keep_all", "drop_heavy", "drop_composition", "self_condition"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"train.{name} = {getattr(self, name)}: a share, from 0 to 1")
+        _check_shares(
+            "train", self, "cooldown", "drop_all", "keep_all", "drop_heavy", "drop_composition", "self_condition"
+        )
+        if self.drop_all + self.keep_all > 1:
+            text = f"train.drop_all = {self.drop_all}, train.keep_all = {self.keep_all}"
+            raise ConfigError(f"{text}: shares of the same samples, 1 at most together")
+
+
+def _check_shares(section: str, config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ConfigError(f"{section}.{name} = {getattr(config, name)}: a share, from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -227,7 +246,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "train": dict(steps=60_000, batch=512, lr=1e-3, warmup=1000),
     },
-    # the network of qm9-tiny for lead-like molecules of up to 27 heavy atoms, hydrogens left out
+    # the network of qm9-tiny for lead-like molecules, hydrogens left out
     "leads-tiny": {
         "network": TINY,
         "process": dict(temperature=1.0),

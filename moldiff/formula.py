@@ -10,12 +10,13 @@ from rdkit import Chem
 from moldiff import chem
 from moldiff.errors import RequestError
 from moldiff.model_file import DataInfo
+from moldiff.valences import STRICT_VALENCES
 
 _ATOMS = re.compile(r"([A-Z][a-z]?)(\d*)")
 
 
 def read_formula(text: str) -> dict[str, int]:
-    """Atoms of each element, hydrogens included. Raises :class:`RequestError` unless a neutral, closed-shell molecule has it."""
+    """Atoms of each element, hydrogens included. Raises :class:`RequestError` for what is no formula."""
     found = _ATOMS.findall(text)
     counts: Counter[str] = Counter()
     for symbol, count in found:
@@ -24,13 +25,18 @@ def read_formula(text: str) -> dict[str, int]:
         raise RequestError(f"--formula {text}: write elements and their atoms, e.g. C7H8O2")
     if not all(chem.is_element(symbol) for symbol in counts):
         raise RequestError(f"--formula {text}: an element that does not exist")
-    table = Chem.GetPeriodicTable()
-    free = sum((table.GetDefaultValence(symbol) - 2) * count for symbol, count in counts.items())
+    return dict(counts)
+
+
+def _check_closed_shell(text: str, counts: dict[str, int]) -> None:
+    """Refuse what no connected, neutral molecule without unpaired electrons has, as far as the valences are known."""
+    if not all((symbol, 0) in STRICT_VALENCES for symbol in counts):
+        return
+    free = sum((max(STRICT_VALENCES[symbol, 0]) - 2) * count for symbol, count in counts.items())
     if free % 2:
         raise RequestError(f"--formula {text}: an odd number of valences, so only radicals have it; change H by one")
     if free < -2:
         raise RequestError(f"--formula {text}: {-(free + 2)} hydrogens more than one molecule can hold; take them off")
-    return dict(counts)
 
 
 def composition_of(text: str, data: DataInfo) -> Integer[np.ndarray, " elements"]:
@@ -39,6 +45,7 @@ def composition_of(text: str, data: DataInfo) -> Integer[np.ndarray, " elements"
     if strange := set(counts) - set(data.elements):
         known = " ".join(data.elements)
         raise RequestError(f"--formula {text}: {', '.join(sorted(strange))}, and model {data.name} knows {known}")
+    _check_closed_shell(text, counts)
     composition = np.array([counts.get(symbol, 0) for symbol in data.elements])
     heavy = sum(count for symbol, count in counts.items() if symbol != "H")
     if problem := data.size_problem(heavy, int(composition[np.array(data.made)].sum())):

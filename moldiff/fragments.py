@@ -48,7 +48,9 @@ class Wishes:
         if self.strength is not None and not 0 < self.strength < 1:
             raise RequestError(f"--strength {self.strength:g}: must be above 0 and below 1, such as {STRENGTH}")
         if self.like is not None and heavy_atoms is not None:
-            raise RequestError("--n-atoms with --like: analogues have the atoms of their seed; leave --n-atoms out")
+            raise RequestError(
+                "--n-atoms with --like: analogues have as many atoms as the molecule given; leave --n-atoms out"
+            )
 
 
 class Plan(NamedTuple):
@@ -351,7 +353,7 @@ def start_near(sampler: Sampler, strength: float, hydrogens: str) -> Sampler:
     how far an analogue goes hardly depends on how many there are.
     """
     low, high = STARTS[hydrogens]
-    started = replace(sampler, sigma_max=low * (high / low) ** strength, from_template=True)
+    started = replace(sampler, sigma_max=low * (high / low) ** float(strength), from_template=True)
     rule = sampler.rule
     if not isinstance(rule, ChurnedEuler):
         return started
@@ -372,7 +374,7 @@ def _match(mol: Chem.Mol, fragment: Chem.Mol) -> tuple[int, ...]:
         Chem.SanitizeMol(whole)
         match = whole.GetSubstructMatch(query) if query.GetNumAtoms() else ()
     if not match:
-        raise RequestError("--fix: with --like, the fragment must be a part of the seed; it is none")
+        raise RequestError("--fix: with --like, the fragment must be a part of that molecule; it is none")
     return tuple(sorted(match))
 
 

@@ -83,7 +83,7 @@ class Generator:
     ) -> Iterator[Record | Reject]:
         """Yield ``n`` accepted molecules in the order of their attempts, fewer if attempts or time run out.
 
-        ``quality``: fast, balanced (the default) or best, or else ``steps``, network evaluations per molecule;
+        ``quality``: fast, balanced (the default) or best, or else ``steps``, network evaluations per try;
         ``heavy_atoms``: a number or an inclusive range, or else a ``formula`` such as C7H8O2; ``targets``: properties asked
         for, each a value or a range in its unit (see :meth:`facts`), followed with the weight ``guidance``; ``fix``: a
         molecule with coordinates that every other is built on, at the atoms ``attach`` (RDKit's indices, from 0), at its
@@ -103,8 +103,8 @@ class Generator:
             RequestError: at once, if the model cannot do this.
         """
         _check_kinds(
-            formula=formula, replace=replace, filter=filter, steps=steps, strength=strength, targets=targets, attach=attach,
-            fix=fix, like=like, shape=shape, pharmacophore=pharmacophore,
+            formula=formula, replace=replace, filter=filter, strength=strength, targets=targets, attach=attach, fix=fix,
+            like=like, shape=shape, pharmacophore=pharmacophore,
             **{name: options[name] for name in ("guidance", "time_limit") if name in options},
         )  # fmt: skip
         if unknown := set(options) - set(FURTHER):
@@ -285,6 +285,7 @@ class Generator:
     def facts(self) -> dict[str, Any]:
         """What ``moldiff info`` prints: plain values, units included."""
         data, config = self.model.data, self.model.config
+        told = [what for what in ("composition", "properties") if getattr(config.quality, f"told_{what}")]
         return {
             "model": self.name,
             "file": str(self.path),
@@ -294,9 +295,9 @@ class Generator:
             "hydrogens": data.hydrogens,
             **({"hydrogens by": f"{self.placer.config.preset} ({self.placer.sha256[:16]})"} if self.placer else {}),
             "evaluations": {name: getattr(config.quality, name) for name in QUALITIES},
-            **({"tries": f"up to {tries}, until it is as told"} if (tries := config.quality.tries) > 1 else {}),
-            **({"fast by": f"{self.pupil.name} ({self.pupil.hash[:16]})"} if self.pupil else {}),
-            "told": [what for what in ("composition", "properties") if getattr(config.quality, f"told_{what}")],
+            **({"tries": f"{tries} at most, until it is as told"} if (tries := config.quality.tries) > 1 else {}),
+            **({"fast by": f"{self.pupil.name} ({self.pupil.hash[:16]}), one try"} if self.pupil else {}),
+            "told": f"{' and '.join(told)} of a training molecule" if told else "nothing",
             "heavy atoms": "{}-{}".format(*data.heavy_range),
             **({"atoms": "{}-{}".format(*data.atom_range)} if data.hydrogens == "explicit" else {}),
             "properties": [
@@ -361,7 +362,7 @@ class Generator:
 
 FURTHER = ("sampler", "unique", "guidance", "max_attempts", "time_limit")  # fields of Request, taken as they are
 KINDS = {  # of what generate is given, beside None
-    "formula": (str, "a text"), "replace": (str, "a text"), "filter": (str, "a text"), "steps": (Integral, "a whole number"),
+    "formula": (str, "a text"), "replace": (str, "a text"), "filter": (str, "a text"),
     "strength": (Real, "a number"), "guidance": (Real, "a number"), "time_limit": (Real, "a number"),
     **dict.fromkeys(("fix", "like", "shape"), (chem.Chem.Mol, "an RDKit molecule with coordinates")),
     "pharmacophore": (chem.Chem.Mol | list | tuple, "an RDKit molecule with coordinates, or a list of them"),
@@ -407,7 +408,7 @@ def load(model: str | Path = "qm9", device: str = "auto", compile: bool = False)
     """A generator from the name of shipped weights or from a file.
 
     ``compile``: by torch.compile, once in every process (10 to 60 s), so that thousands of molecules take a quarter less time.
-    Coordinates are rounded otherwise than without, which now and then may decide a bond, and the IDs are others.
+    Coordinates differ from those without by rounding, which now and then may decide a bond, and so do the IDs.
 
     Raises:
         RequestError: no such model, no such device, or no compiler.

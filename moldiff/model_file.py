@@ -216,5 +216,6 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     header = json.loads(text)
     if header["format"] not in READABLE:
         remedy = "update moldiff" if header["format"] > FORMAT else "train again with this version"
-        raise ModelFileError(f"{path}: format {header['format']}, this version reads {FORMAT}; {remedy}")
+        readable = " and ".join(map(str, sorted(READABLE)))
+        raise ModelFileError(f"{path}: format {header['format']}, this version reads {readable}; {remedy}")
     return tensors, header

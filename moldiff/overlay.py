@@ -41,8 +41,6 @@ class Overlay:
         known = {row[0] for row in data.size_histogram}
         if self.shape is not None:
             size = len(_heavy_positions(self.shape))
-            if not size:
-                raise RequestError("--shape: has no heavy atoms")
             what, fits = f"--shape: {size} heavy atoms", [n for n in known if abs(n - size) <= MARGIN]
         elif self.pharmacophore:
             size = len(self._places)
@@ -186,6 +184,8 @@ def _positions(mol: Chem.Mol, option: str) -> np.ndarray:
 def _heavy_positions(mol: Chem.Mol, option: str = "--shape") -> np.ndarray:
     """Dummy atoms count, so that any points can be a shape."""
     heavy = [atom.GetIdx() for atom in mol.GetAtoms() if atom.GetAtomicNum() != 1]
+    if not heavy:
+        raise RequestError(f"{option}: has no heavy atoms")
     return _positions(mol, option)[heavy]
 
 

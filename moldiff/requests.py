@@ -57,8 +57,8 @@ class Request:
             raise RequestError(f"--steps {self.sampler.steps}: at least 2 are needed")
         if self.max_attempts is not None and self.max_attempts < self.n:
             raise RequestError(f"--max-attempts {self.max_attempts}: fewer than the {self.n} molecules asked for")
-        if self.time_limit is not None and not self.time_limit > 0:
-            raise RequestError(f"--time-limit {self.time_limit}: must be positive (seconds)")
+        if self.time_limit is not None and not (math.isfinite(self.time_limit) and self.time_limit > 0):
+            raise RequestError(f"--time-limit {self.time_limit}: must be positive and finite (seconds)")
         if not (math.isfinite(self.guidance) and 0 < self.guidance <= 20):
             raise RequestError(f"--guidance {self.guidance:g}: must be above 0 and at most 20; 1 is none")
         if self.guidance != GUIDANCE and not self.targets:
@@ -86,7 +86,7 @@ class Request:
             self.heavy_atoms,
             self.formula,
             self.targets,
-            self.guidance,
+            float(self.guidance),
             self.known,
             self.guides,
             *([centre] if (centre := self.overlay.centre) else []),
@@ -118,18 +118,20 @@ class Request:
         return self.max_attempts or 10 * self.n + 100
 
 
-def choose_sampler(config: Config, quality: str | None, steps: int | None) -> Sampler:
+def choose_sampler(config: Config, quality: str | None, steps: Integral | None) -> Sampler:
     """A named quality of the weights with this configuration, or another number of steps; neither: balanced.
 
     With fewer than ``FEW`` there is nothing left for churn to mend with (docs/experiments.md).
 
-    Raises RequestError for both at once and for an unknown name.
+    Raises RequestError for both at once, for an unknown name, and for steps that are no whole number.
     """
     if quality is not None and quality not in QUALITIES:
         raise RequestError(f"--quality {quality}: there are {', '.join(QUALITIES)}")
     if quality is not None and steps is not None:
         raise RequestError(f"--quality {quality} --steps {steps}: a quality sets the steps; give one of the two")
-    evaluations = getattr(config.quality, quality or "balanced") if steps is None else steps
+    if not (steps is None or isinstance(steps, Integral)):
+        raise RequestError(f"steps={steps!r}: must be a whole number")
+    evaluations = getattr(config.quality, quality or "balanced") if steps is None else int(steps)
     if evaluations < FEW:
         return Sampler(
             evaluations, UniPC(churn=0.0), "few", sigma_max=1.5, sigma_min=0.02, self_condition_below=0.03,
@@ -150,6 +152,8 @@ def with_molecules(draft: Request, data: DataInfo, wishes: Wishes, overlay: Over
     if sizes is None and wishes.like is None and draft.formula is None:
         sizes = overlay.heavy_atoms(data)
     planned = plan(wishes, data, draft.sampler, sizes)
+    if draft.formula is not None:  # it gives the size
+        planned = planned._replace(heavy_atoms=sizes)
     guides = (*draft.guides, *overlay.guides(data, planned.known))
     targets = tuple(replace(t, name=find_property(t.name, data.properties).name) for t in draft.targets)
     return replace(draft, guides=guides, overlay=overlay, targets=targets, **planned.fields), planned

@@ -12,7 +12,7 @@ from moldiff import force_field
 from moldiff.errors import RequestError
 from moldiff.filters import Filter, read_filter
 
-DIGITS = 4  # after the point, in all scores; filters see the rounded values too
+DIGITS = 4  # after the point, in all scores but values asked for; filters see the rounded ones too
 RELAXATION_COLUMNS = {
     "energy_before": "float64", "energy_after": "float64", "strain": "float64", "rmsd_relaxed": "float64",
     "relaxed": "object",

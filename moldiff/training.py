@@ -32,7 +32,15 @@ from moldiff.hydrogens import Hydrogens
 from moldiff.model import Model
 from moldiff.model_file import HISTORY, DataInfo, TrainedNetwork
 from moldiff.predictor import Predictor
-from moldiff.training_state import Best, State, TrainingError, find_checkpoint, load_checkpoint, save_checkpoint
+from moldiff.training_state import (
+    Best,
+    LossNotFinite,
+    State,
+    TrainingError,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 CONFIG = "config.json"
 LOG = "log.jsonl"
@@ -261,7 +269,7 @@ class Loop:
         """Stop on a loss or gradient that is not finite. On a GPU only before logging and saving: it waits for the GPU."""
         if self.recent and not torch.isfinite(torch.stack(self.recent)).all():
             last = latest_checkpoint(self.run)
-            raise TrainingError(
+            raise LossNotFinite(
                 f"the loss is not finite at step {self.state.step}; "
                 + (
                     f"the last good checkpoint is {last}. Try --resume"

@@ -21,6 +21,10 @@ MAY_CHANGE_ON_RESUME = {"steps", "cooldown", "patience", "checkpoint_seconds", "
 class TrainingError(MoldiffError):
     """Training cannot start or go on; the message says why and what to try."""
 
+
+class LossNotFinite(TrainingError):
+    """Training went wrong on its way."""
+
     exit_code = 1
 
 

@@ -227,7 +227,7 @@ class TestOwnMolecules:
         assert after[:-1] == before and list(after[-1]) == ["logS"]
         assert run(*command, "--property", "gap:meV", "--force").exit_code == 0
         refused = run("train", "set", "--init-from", "qm9", "-o", "other")
-        assert refused.exit_code == 1
+        assert refused.exit_code == 2
         assert "its property gap is in eV, that of set in meV; prepare the set in" in refused.stderr.splitlines()[-1]
 
 
@@ -261,8 +261,9 @@ class TestRefusals:
             ("--batch-size 0", "--batch-size 0: expected a positive whole number or auto"),
             ("--batch-size all", "--batch-size all: expected a positive whole number or auto"),
             ("--max-attempts 3", "--max-attempts 3: fewer than the 10 molecules asked for"),
-            ("--time-limit 0", "--time-limit 0.0: must be positive (seconds)"),
-            ("--time-limit nan", "--time-limit nan: must be positive (seconds)"),
+            ("--time-limit 0", "--time-limit 0.0: must be positive and finite (seconds)"),
+            ("--time-limit nan", "--time-limit nan: must be positive and finite (seconds)"),
+            ("--time-limit inf", "--time-limit inf: must be positive and finite (seconds)"),
             ("--device gpu", "--device gpu: choose auto, cpu, cuda or mps (one of several GPUs: cuda:1)"),
             ("--model nothing", "--model nothing: neither a file nor a shipped model"),
             ("-o out.mol", "-o out.mol: unknown format .mol; use .sdf .smi .csv .xyz .parquet, or -"),
@@ -314,6 +315,7 @@ class TestRefusals:
             (["--set", "train.speed=9"], "unknown key train.speed; there are train.steps, "),
             (["--set", "train.lr"], "--set train.lr: write it as section.key=value, e.g. train.lr=1e-3"),
             (["--set", "train.lr=fast"], "train.lr = 'fast': expected float"),
+            (["--preset", "qm9-tiny", "--config", "own.toml"], "--preset qm9-tiny with --config own.toml: give one of"),
             (["--config", "absent.toml"], "absent.toml: No such file or directory; check the path"),
             (["--device", "gpu"], "--device gpu: choose auto, cpu, cuda or mps"),
             (["absent"], "absent: no meta.json here; make a set with `moldiff data prepare qm9 -o DIR`"),

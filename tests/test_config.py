@@ -47,6 +47,10 @@ def test_wrong_values_are_refused(values, message):
         ({"warmup": 0}, r"train\.warmup = 0: at least 1"),
         ({"ema": 0.0}, r"train\.ema = 0\.0: a relative width, above 0 and at most 0\.28"),
         ({"ema": 0.5}, r"train\.ema = 0\.5: a relative width"),
+        ({"patience": -1}, r"train\.patience = -1: at least 0"),
+        ({"seed": -1}, r"train\.seed = -1: at least 0"),
+        ({"checkpoint_seconds": float("nan")}, r"train\.checkpoint_seconds = nan: must be 0 or more"),
+        ({"drop_all": 0.8, "keep_all": 0.6}, r"train\.drop_all = 0\.8, train\.keep_all = 0\.6: .* 1 at most together"),
     ],
 )
 def test_what_nothing_can_be_trained_with_is_refused(values, message):
@@ -124,6 +128,33 @@ def test_presets_build():
         millions[name] = sum(p.numel() for p in network.parameters()) / 1e6
     expected = {"qm9-tiny": 1.25, "qm9-small": 4.0, "qm9-base": 17.3, "qm9-egnn": 5.4, "qm9-tensor": 0.31}
     assert millions == pytest.approx({**millions, **expected}, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"process": {"marginal_share": 2.0}}, r"process\.marginal_share = 2\.0: a share, from 0 to 1"),
+        ({"process": {"sigma_c_atom": -1.0}}, r"process\.sigma_c_atom = -1\.0: must be positive"),
+        ({"process": {"sigma_mean": float("nan")}}, r"process\.sigma_mean = nan: must be finite"),
+        ({"network": {"options": {"width": -1}}}, r"network\.options\.width = -1: a whole number, 0 or more"),
+    ],
+)
+def test_values_without_a_meaning_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        Config.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"heads": 7}, "width = 128: must be a multiple of heads = 7"),
+        ({"vectors": 12}, "vectors = 12: must be a multiple of heads = 8"),
+        ({"pair_every": 0}, "pair_every = 0: at least 1"),
+    ],
+)
+def test_sizes_that_make_no_network_are_refused(options, message):
+    with pytest.raises(ConfigError, match=f"network.options for transformer: {message}"):
+        build_network(NetworkConfig("transformer", options), Sizes(5, 4, condition_width(0, 4)))
 
 
 def test_networks_refuse_unknown_options():

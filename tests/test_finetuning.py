@@ -350,7 +350,7 @@ class TestCommand:
         assert resumed.exit_code == 0, resumed.stderr
         assert latest_checkpoint(run) == checkpoint
         wrong = self.run(DATA, "--init-from", first, "--preset", "qm9-small", "-o", tmp_path / "other")
-        assert wrong.exit_code == 1
+        assert wrong.exit_code == 2
         assert "leave --preset and --config out" in wrong.stderr
 
     def test_new_tokens_need_weights(self, tmp_path):

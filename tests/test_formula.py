@@ -36,17 +36,30 @@ def test_atoms_of_each_element(text, counts):
         ("C7H8O2+", "write elements"),
         ("C0H4", "write elements"),
         ("C2Xx3", "does not exist"),
-        ("C7H9", "only radicals"),
-        ("CH4N", "only radicals"),
-        ("C2H8", "2 hydrogens more"),
-        ("CH6O", "2 hydrogens more"),
     ],
 )
-def test_no_molecule_has_it(text, reason, capfd):
+def test_what_is_no_formula(text, reason, capfd):
     """And the one line is all that is said of it."""
     with pytest.raises(RequestError, match=reason):
         read_formula(text)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("C7H9", "only radicals"),
+        ("CH4N", "only radicals"),
+        ("C2H8", "2 hydrogens more"),
+        ("CH6O", "2 hydrogens more"),
+        ("C4H11F5S", "2 hydrogens more"),
+        ("C4H9F5S", "10 heavy atoms, model small knows 3 to 4"),  # CCCCS(F)(F)(F)(F)F
+        ("C10H10Fe", "Fe, and model small knows"),  # what RDKit counts as its valence is odd
+    ],
+)
+def test_no_molecule_has_it(text, reason, info):
+    with pytest.raises(RequestError, match=reason):
+        composition_of(text, replace(info, vocabulary=("H", "C", "N", "O", "F", "S")))
 
 
 def test_a_model_makes_its_elements_and_sizes_only(info):

@@ -216,8 +216,11 @@ BAD = [
     ({"like": "CCS"}, "--like: atom 3 (S), counted from 1"),
     ({"like": "C.C"}, "--like: a molecule in several parts"),
     ({"like": "CCCCCCCCCCCC"}, "--like: 12 heavy atoms; model small knows 1 to 9"),
-    ({"like": "CC", "heavy_atoms": (3, 3)}, "--n-atoms with --like: analogues have the atoms of their seed"),
-    ({"like": "CC", "fix": "O"}, "--fix: with --like, the fragment must be a part of the seed; it is none"),
+    (
+        {"like": "CC", "heavy_atoms": (3, 3)},
+        "--n-atoms with --like: analogues have as many atoms as the molecule given",
+    ),
+    ({"like": "CC", "fix": "O"}, "--fix: with --like, the fragment must be a part of that molecule; it is none"),
 ]
 
 

@@ -510,7 +510,7 @@ class TestPupil:
 
     def test_what_is_told_of_it(self, taught):
         facts = taught.facts()
-        assert facts["fast by"] == f"quick ({taught.pupil.hash[:16]})"
+        assert facts["fast by"] == f"quick ({taught.pupil.hash[:16]}), one try"
         assert [(row["evaluations"], row["fcd"]) for row in facts["measured"]] == [(30, 1.0), (50, 2.0)]
 
     def test_other_weights_have_no_pupil(self, taught):

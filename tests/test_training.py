@@ -22,7 +22,7 @@ from moldiff.config import Config, NetworkConfig, TrainConfig
 from moldiff.datasets.prepared import SPLITS, read_meta, read_split, write_prepared
 from moldiff.errors import RequestError
 from moldiff.model import Model
-from moldiff.training import LOG, TrainingError, ema_exponent, schedule, train
+from moldiff.training import LOG, LossNotFinite, TrainingError, ema_exponent, schedule, train
 
 DATA = Path(__file__).parents[1] / "data" / "qm9_sample"
 SMALL = NetworkConfig("transformer", {"width": 16, "layers": 2, "vectors": 4, "pair_width": 8, "heads": 2, "radial": 4})
@@ -148,7 +148,7 @@ def test_broken_coordinates_stop_it_and_leave_the_checkpoint(tmp_path, monkeypat
     split = read_split(DATA, "train")
     broken = dataclasses.replace(split, pos=np.full_like(split.pos, np.nan))
     monkeypatch.setattr(training, "read_split", lambda *_: broken)
-    with pytest.raises(TrainingError, match=r"not finite at step 2.*checkpoint-000000002.*--resume"):
+    with pytest.raises(LossNotFinite, match=r"not finite at step 2.*checkpoint-000000002.*--resume"):
         train(DATA, run, CONFIG, resume=True)
     assert content_of(latest_checkpoint(run)) == good
 

@@ -8,6 +8,8 @@ import typer
 from moldiff.cli.options import Device
 from moldiff.terminal import one_line_errors
 
+MARGIN = 18  # characters before the facts
+
 
 def info(
     model: Annotated[str, typer.Argument(help="A shipped model's name or a weights file.")] = "qm9",
@@ -23,10 +25,27 @@ def info(
         if as_json:
             typer.echo(json.dumps(facts, indent=1))
             return
-        for name, value in facts.items():
-            typer.echo(f"{name:<18}{_text(value)}")
+        facts["training"] = _stages(facts["training"])
+        facts["measured"] = _table(facts["measured"])
         shipped = [f"{alias} (= {name})" for alias, name in ALIASES.items() if alias in shipped_models()]
-        typer.echo(f"{'shipped models':<18}{', '.join(shipped)}")
+        facts["shipped models"] = ", ".join(shipped)
+        for name, value in facts.items():
+            typer.echo(f"{name:<{MARGIN}}{_text(value)}")
+
+
+def _stages(training: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of weights that started from others, these too, the last first."""
+    own = {name: value for name, value in training.items() if name != "started_from"}
+    return [own, *_stages(training["started_from"])] if "started_from" in training else [own]
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    """A column for each row of figures."""
+    if not rows:
+        return "none"
+    names = dict.fromkeys(name for row in rows for name in row)
+    lines = [f"{name:<24}" + "".join(f"{_text(row.get(name, '')):>9}" for row in rows) for name in names]
+    return ("\n" + " " * MARGIN).join(["one run each, all sampled molecules; rules: model card", *lines])
 
 
 def _text(value: Any) -> str:
@@ -35,7 +54,7 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
-        between = "\n" + " " * 18 if value and isinstance(value[0], dict) else " "
+        between = "\n" + " " * MARGIN if value and isinstance(value[0], dict) else " "
         return between.join(_text(v) for v in value)
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 

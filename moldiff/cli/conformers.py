@@ -15,13 +15,15 @@ def conformers(
     file: Annotated[Path, typer.Argument(help="SMILES (.smi .txt), CSV, TSV, Parquet or SDF; .gz too.")],
     n: Annotated[int, typer.Option("-n", "--number", help="Conformers of each molecule.")] = 10,
     output: Annotated[Path, typer.Option("-o", "--output", help="SDF to write.")] = Path("conformers.sdf"),
-    model: Annotated[str, typer.Option(help="A shipped model's name or a weights file.")] = "qm9",
+    model: Annotated[
+        str, typer.Option(help="A shipped model's name or a weights file. qm9: nine heavy atoms of C, N, O, F at most.")
+    ] = "qm9",
     column: Annotated[str | None, typer.Option(help="Of a table: the one with SMILES.", show_default="by name")] = None,
     quality: Annotated[
         str | None,
         typer.Option(help="fast, balanced or best; `moldiff info` tells the evaluations.", show_default="balanced"),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Instead: network evaluations per conformer.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Instead of --quality: network evaluations per try.")] = None,
     seed: Annotated[int, typer.Option(help="Conformer j of molecule k of a seed is always the same.")] = 0,
     max_attempts: Annotated[int | None, typer.Option(help="For each molecule.", show_default="10 n + 100")] = None,
     workers: Workers = None,

@@ -45,8 +45,11 @@ def prepare(
     column: Annotated[
         str | None, _option(SOURCE, help="Of a table: the one with SMILES.", show_default="by name")
     ] = None,
-    charge: Annotated[int, _option(SOURCE, help="Of each molecule of an XYZ file, e.")] = 0,
-    hydrogens: Annotated[str | None, _option(MOLECULES, help="explicit or implicit.", show_default="explicit")] = None,
+    charge: Annotated[int, _option(SOURCE, help="Net charge of each molecule of an XYZ file, e.")] = 0,
+    hydrogens: Annotated[
+        str | None,
+        _option(MOLECULES, help="explicit or implicit.", show_default="those of --vocabulary-of, else explicit"),
+    ] = None,
     largest_fragment: Annotated[
         bool, _option(MOLECULES, "--largest-fragment", help="Of salts and mixtures; else they are dropped.")
     ] = False,
@@ -83,7 +86,7 @@ def prepare(
     Molecules without 3D coordinates get a conformer (ETKDGv3, MMFF94s). The same command goes on where an interrupted
     one ended. Examples:
 
-    moldiff data prepare series.csv --property pIC50 -o series
+    moldiff data prepare series.csv --property pIC50 --vocabulary-of leads -o series
 
     moldiff data prepare moses --limit 10000 --hydrogens implicit --property qed -o leads
     """

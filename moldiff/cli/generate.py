@@ -38,20 +38,20 @@ def generate(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Instead: network evaluations per molecule.", rich_help_panel=MAKE)
+        int | None, typer.Option(help="Instead of --quality: network evaluations per try.", rich_help_panel=MAKE)
     ] = None,
     seed: Annotated[int, typer.Option(help="Molecule k of a seed is always the same.", rich_help_panel=MAKE)] = 0,
     n_atoms: Annotated[
         str | None,
         typer.Option(
             help="Heavy atoms: 9, or a range 5-9.",
-            show_default="as in the training data; as the shape or the seed has",
+            show_default="as in the training data; as --shape or --like has",
             rich_help_panel=MAKE,
         ),
     ] = None,
     formula: Annotated[
         str | None,
-        typer.Option(help="Instead: all atoms, such as C7H8O2.", rich_help_panel=MAKE),
+        typer.Option(help="Instead of --n-atoms: all atoms, such as C7H8O2.", rich_help_panel=MAKE),
     ] = None,
     target: Annotated[
         list[str] | None,
@@ -73,13 +73,14 @@ def generate(
     attach: Annotated[
         list[str] | None,
         typer.Option(
-            help="Atoms of it to build on, such as 3,5, counted from 1 as in the SDF, on from file to file.",
+            help="Atoms of it to build on, such as 3,5, counted from 1 as in the SDF, and on through all --fix files.",
             show_default="dummy atoms *, else all with hydrogens",
             rich_help_panel=KEEP,
         ),
     ] = None,
     replace: Annotated[
-        str | None, typer.Option(help="Instead: SMARTS of the part of it to make anew.", rich_help_panel=KEEP)
+        str | None,
+        typer.Option(help="Instead of --attach: SMARTS of the part of it to make anew.", rich_help_panel=KEEP),
     ] = None,
     like: Annotated[
         Path | None, typer.Option(help="SDF of a molecule to make analogues of.", rich_help_panel=KEEP)

@@ -18,7 +18,8 @@ DEVICE_HELP = "auto, cpu, cuda or mps. Never falls back silently."
 FORCE_HELP = "Overwrite what is there."
 WORKERS_HELP = "Processes. Does not change the result."
 COMPILE_HELP = (
-    "By torch.compile, up to a minute first; pays for thousands of molecules. Coordinates are rounded otherwise."
+    "Compile the network first, up to a minute; pays for thousands of molecules. Coordinates differ by rounding, and "
+    "IDs are others."
 )
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 Workers = Annotated[int | None, typer.Option(help=WORKERS_HELP, min=1, show_default="by molecules and cores")]

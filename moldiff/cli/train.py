@@ -59,6 +59,8 @@ def train(
 
         if extend_vocabulary and init_from is None and not resume:
             raise RequestError("--extend-vocabulary: goes with --init-from, whose weights it extends; name them")
+        if preset and config:
+            raise RequestError(f"--preset {preset} with --config {config}: give one of the two")
         source = None if init_from is None else find_weights(init_from)
         overrides = [*(set_ or []), *([] if patience is None else [f"train.patience={patience}"])]
         settings = _settings(preset, config, output if resume else None, source).override(overrides)

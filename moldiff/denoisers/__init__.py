@@ -21,10 +21,10 @@ def build_network(config: NetworkConfig, sizes: Sizes) -> nn.Module:
 
 @contextmanager
 def options_of(kind: str) -> Iterator[None]:
-    """Whatever a network's own configuration does not know is a :class:`ConfigError`."""
+    """Whatever a network's own configuration does not know or cannot build is a :class:`ConfigError`."""
     try:
         yield
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"network.options for {kind}: {error}") from error
 
 

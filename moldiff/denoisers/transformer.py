@@ -6,7 +6,7 @@ Ideas: gated vector channels of PaiNN (arXiv 2102.03150) and GVP (arXiv 2009.014
 (arXiv 2212.09748), its single-table form of PixArt-α (arXiv 2310.00426), self-conditioning (arXiv 2208.04202).
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
@@ -37,6 +37,15 @@ class TransformerConfig:
     radial: int = 16
     pair_every: int = 1  # the pair stream is updated in every k-th layer
     walks: int = 0  # bonds of the longest walks through the graph that atoms and pairs are told of
+
+    def __post_init__(self):
+        """Raises ValueError for sizes that make no network."""
+        for name, value in asdict(self).items():
+            if name != "walks" and value < 1:
+                raise ValueError(f"{name} = {value}: at least 1")
+        for name in ("width", "vectors"):
+            if getattr(self, name) % self.heads:
+                raise ValueError(f"{name} = {getattr(self, name)}: must be a multiple of heads = {self.heads}")
 
 
 class Trunk(nn.Module):

@@ -431,6 +431,13 @@ class TestInfo:
         for part in ("four molecules", "H C N O", "heavy atoms 1-2", "atoms 3-5", "properties none", "0" * 64):
             assert part in " ".join(text.split())
 
+    def test_stages_and_figures_have_their_own_lines(self):
+        lines = run("info", "qm9").stdout.splitlines()
+        facts = json.loads(run("info", "qm9", "--json").stdout)
+        assert sum("cpu_seconds" in line for line in lines) == json.dumps(facts["training"]).count("cpu_seconds") > 1
+        fcd = next(line.split() for line in lines if line.split()[0] == "fcd")
+        assert [float(value) for value in fcd[1:]] == [row["fcd"] for row in facts["measured"]]
+
     def test_json(self, trained):
         facts = json.loads(run("info", trained, "--json").stdout)
         assert facts["weights sha256"] == generation.load(trained, "cpu").hash

@@ -30,9 +30,6 @@ from moldiff.requests import Request, choose_sampler
 
 # With the graph known an estimate is no average over many molecules, so that self-conditioning helps at all levels.
 SELF_CONDITION_BELOW = math.inf
-# Of covalent radii. Among QM9's molecules (3469 of its test split, of all sizes) no bond is longer than 1.18 times the sum
-# of two radii, and no two other atoms are closer than 1.17 times.
-LONGEST_BOND, CLOSEST_OTHERS = 1.2, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +86,7 @@ class GivenGraph:
         verdict = chem.check(stereo.placed(self.mol, pos))
         if verdict.mol is None:
             return verdict
-        if not has_fitting_distances(verdict.mol):
+        if not chem.has_fitting_distances(verdict.mol):
             return chem.Verdict(None, "geometry")
         right = stereo.obey(self.mol, pos)
         if right is None:
@@ -198,17 +195,6 @@ def _sources(mols: Iterable[Mol | str]) -> Iterator[records.Record]:
             yield records.Record(number, "", f"molecule {number}", "smiles", mol)
         else:
             yield next(records.records_of([mol]))._replace(number=number, where=f"molecule {number}")
-
-
-def has_fitting_distances(mol: Mol) -> bool:
-    """Whether bonded atoms, and only they, are about as close as their covalent radii tell."""
-    table = Chem.GetPeriodicTable()
-    pos = mol.GetConformer().GetPositions()
-    radius = np.array([table.GetRcovalent(atom.GetAtomicNum()) for atom in mol.GetAtoms()])
-    i, j = np.triu_indices(len(pos), 1)
-    ratio = np.linalg.norm(pos[i] - pos[j], axis=1) / (radius[i] + radius[j])
-    bonded = Chem.GetAdjacencyMatrix(mol)[i, j] > 0
-    return bool((ratio[bonded] <= LONGEST_BOND).all() and (ratio[~bonded] >= CLOSEST_OTHERS).all())
 
 
 def _started(source: records.Record, data: DataInfo) -> Ensemble:

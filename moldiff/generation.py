@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 from moldiff import chem, force_field, fragment_checks, fragments
 from moldiff.attempts import asked_values, sample_attempts
@@ -33,7 +34,7 @@ from moldiff.predictor import Predictor
 from moldiff.relay import Relay, open_model, teacher_of
 from moldiff.requests import Request, choose_sampler, with_molecules
 from moldiff.screening import Facts, choose_screen, known_scores, rounded
-from moldiff.told import AS_TOLD
+from moldiff.told import AS_TOLD, NEAR
 from moldiff.weights import find_weights, measured, shipped_helpers
 from moldiff.windows import MOST, Windows
 from moldiff.workers import Here, Workers, in_order
@@ -183,7 +184,8 @@ class Generator:
     def key(self, request: Request) -> str:
         """Of IDs: all that decides a molecule besides seed and number. A compiled network rounds otherwise."""
         compiled, placer = ["compiled"] * self.compiled, [self.placer.sha256] if self.placer else []
-        return request.key(" ".join([self.hash, self.settings, *compiled, *placer]))
+        judge = [self.predictor.sha256, str(NEAR)] if self.is_judged_by_predictions(request) else []
+        return request.key(" ".join([self.hash, self.settings, *compiled, *placer, *judge]))
 
     @cached_property
     def settings(self) -> str:
@@ -242,6 +244,24 @@ class Generator:
         near = ["similarity"] if request.parent else []
         asked_for, found = [f"asked_{p.name}" for p in asked], [*made, *near, *request.overlay.columns]
         return dict.fromkeys(asked_for, "float64") | exact | dict.fromkeys(found, "float64")
+
+    def is_judged_by_predictions(self, request: Request) -> bool:
+        """Whether an attempt whose predicted properties are far from those asked for is made again."""
+        if self.model.config.quality.tries == 1 or not request.targets:
+            return False
+        return any(name.startswith("predicted_") for name in self.own_columns(request))
+
+    def predict(self, molecules: Molecules) -> Float[np.ndarray, "b properties"]:
+        """Properties of raw molecules, as the shipped predictor has them; NaN for others, and for what is no sound molecule."""
+        names = predictable(self.predictor, self.model.data.properties)
+        columns = [p.name in names for p in self.model.data.properties]
+        found = np.full((len(molecules), len(columns)), np.nan)
+        for row, mol in enumerate(self.to_rdkit(molecules)):
+            whole = chem.check(mol).mol
+            if whole is not None and chem.has_fitting_distances(whole):
+                values = predicted(self.predictor, whole)
+                found[row, columns] = [values[name] for name in names]
+        return found
 
     @cached_property
     def predictor(self) -> Predictor | None:
@@ -440,6 +460,7 @@ def _work(
     generator: Generator, batch_size: int | None, tick: Tick, request: Request, indices: range
 ) -> list[tuple[bytes, int]]:
     """The molecules as RDKit has them, hydrogens placed, to the last bit; and how often each was tried."""
-    molecules, tries = sample_attempts(generator.model, request, indices, batch_size, tick)
+    predict = generator.predict if generator.is_judged_by_predictions(request) else None
+    molecules, tries = sample_attempts(generator.model, request, indices, batch_size, tick, predict)
     mols = generator.to_rdkit(molecules)
     return [(mol.ToBinary(chem.EXACT), count) for mol, count in zip(mols, tries.tolist(), strict=True)]

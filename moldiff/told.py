@@ -1,6 +1,6 @@
 """What molecules are told of themselves before they are made, and by how much they are off."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +15,10 @@ from moldiff.model import Model
 from moldiff.molecule import Molecules
 from moldiff.requests import Request
 
-AS_TOLD = 1  # counts by which a molecule may be off, in all, without a further try
+AS_TOLD = 1  # by how much a molecule may be off, in all, without a further try: counts, or
+NEAR = 0.1  # standard deviations of the property between a value that was asked for and the one that is predicted
+
+Predict = Callable[[Molecules], Float[np.ndarray, "b properties"]]  # physical; NaN: unknown
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,13 @@ class Told:
     values: Float[np.ndarray, "b properties"]  # physical; NaN: not told
     asked: Bool[np.ndarray, "b properties"]  # which of them are aimed at
     composition: Integer[np.ndarray, "b elements"]  # all 0: not told
+    predict: Predict | None = None  # what is judged by predictions, where values are asked for
 
     @classmethod
-    def of(cls, model: Model, request: Request, sizes: Drawn, aims: Float[np.ndarray, "b properties"] | None) -> "Told":
+    def of(
+        cls, model: Model, request: Request, sizes: Drawn, aims: Float[np.ndarray, "b properties"] | None,
+        predict: Predict | None = None,
+    ) -> "Told":  # fmt: skip
         """What is asked for (``aims``, NaN: not asked); where the weights are used to it and nothing else is known, the rest as
         the training molecule has it that was drawn."""
         values = np.full((len(sizes), len(model.data.properties)), np.nan)
@@ -43,7 +50,7 @@ class Told:
         needed = aims is not None or request.formula is not None or of_training
         # else it is left open: elements that may change mend the structure
         composition = sizes.composition if needed else np.zeros_like(sizes.composition)
-        return cls(model, request, sizes.atoms, sizes.heavy, values, asked, composition)
+        return cls(model, request, sizes.atoms, sizes.heavy, values, asked, composition, predict)
 
     def __len__(self) -> int:
         return len(self.atoms)
@@ -59,11 +66,12 @@ class Told:
         return replace(physical, heavy=heavy, composition=composition)
 
     def off_by(self, molecules: Molecules) -> Float[np.ndarray, " b"]:
-        """By how much what can be counted of each molecule, on the CPU, differs from what it was told, in all.
+        """By how much each molecule, on the CPU, differs from what it was told, in all.
 
-        That is :data:`GRAPH_COUNTS`, those that are asked for twice. The atoms of each element count where a formula is asked
-        for; and where neither such counts are told nor values asked for, which elements that may change follow better.
-        Molecules that RDKit does not sanitise have no counts, and are not off.
+        Counted are :data:`GRAPH_COUNTS`, those that are asked for twice; other values that are asked for are predicted, and
+        count by their distance, 1 for :data:`NEAR`, infinitely where nothing can be predicted of a molecule. The atoms of each
+        element count where a formula is asked for; and where neither such counts are told nor values asked for, which elements
+        that may change follow better. Molecules that RDKit does not sanitise have no counts, and are not off by them.
         """
         columns = {p.name: k for k, p in enumerate(self.model.data.properties) if p.name in GRAPH_COUNTS}
         expected, weight = (of[:, list(columns.values())] for of in (self.values, 1 + self.asked))
@@ -73,7 +81,16 @@ class Told:
         if by_elements.any():
             has = self.model.told_atoms(self.model.nothing_asked(len(molecules)), molecules).composition.numpy()
             off += by_elements * np.abs(has - self.composition).sum(1)
-        return off
+        return off + self._predicted_distances(molecules).sum(1)
+
+    def _predicted_distances(self, molecules: Molecules) -> Float[np.ndarray, "b properties"]:
+        uncounted = [p.name not in GRAPH_COUNTS for p in self.model.data.properties]
+        aimed = self.asked & uncounted
+        if self.predict is None or not aimed.any():
+            return np.zeros(aimed.shape)
+        std = np.array([p.std for p in self.model.data.properties])
+        missed = np.abs(self.predict(molecules) - self.values) / (NEAR * std)
+        return np.where(aimed, np.nan_to_num(missed, nan=np.inf), 0.0)
 
     def _differences(
         self, molecules: Molecules, names: Sequence[str], expected: Float[np.ndarray, "b counts"]

@@ -8,6 +8,9 @@ test split of the prepared set), one property is asked for at a time, and what c
   ``scripts/make_halves.py``. It judges all attempts, also those that are no valid molecules;
 * for orbital energies and dipole moments (``--dft``) by density functional theory in the generated geometry.
 
+Attempts take one try each for values that are predicted, unless ``--judge`` names the weights that they are judged by, as
+``moldiff generate`` does with those that ship; these must be others than those that measure.
+
 Beside the MAE there is what bounds it:
 
 * ``real``: that of the predictor on the very test molecules whose values are asked for (EDM's lower bound), their hydrogens
@@ -48,6 +51,7 @@ from moldiff.predictor import Predictor
 from moldiff.requests import Request, choose_sampler
 from moldiff.samplers import KeyedRandomness
 from moldiff.terminal import bar, one_line_errors
+from moldiff.told import Predict
 
 Measure = Callable[[list[Mol], list[Mol | None]], list[dict | None]]  # raw molecules, and the valid ones among them
 
@@ -67,6 +71,9 @@ def main(
     dft: Annotated[
         bool, typer.Option("--dft", help="Orbital energies and dipole moments: half a minute a molecule.")
     ] = False,
+    judge: Annotated[
+        Path | None, typer.Option(help="Weights that predict what decides whether an attempt is made again.")
+    ] = None,
     seed: int = 0,
     compile_: Annotated[bool, typer.Option("--compile", help="As of `moldiff generate`; pays for thousands.")] = False,
     output: Annotated[Path | None, typer.Option("-o", help="Write every molecule's values to this CSV.")] = None,
@@ -74,6 +81,8 @@ def main(
     with one_line_errors():
         if dft and predictor:
             raise RequestError("--dft --predictor: two ways to measure; choose one")
+        if judge and predictor and judge.read_bytes() == predictor.read_bytes():
+            raise RequestError("--judge --predictor: what judges would measure itself; name other weights")
         generator = load(model, "cpu", compile_)
         oracle = predictor and Predictor.load(predictor)
         measure, known = measure_by(oracle, dft, generator)
@@ -84,7 +93,10 @@ def main(
             there = ", ".join(measured) or f"none of its properties, only {', '.join(known)}"
             raise RequestError(f"--property {' '.join(names) or 'none'}: of {data}, measured are {there}")
         study = Study(generator, data, info, n, seed, quality, measure, oracle)
-        print(f"{generator.name}, {study.sampler.evaluations} evaluations (twice with guidance other than 1)")
+        if judge:
+            generator.predictor = Predictor.load(judge)
+            study.predict = generator.predict
+        print(f"{generator.name}, {study.sampler.evaluations} evaluations a try (twice with guidance other than 1)")
         rows: list[Row] = []
         print_rows(summaries(study, names, guidance or [0.0, 1.0, 2.0], rows, output))
 
@@ -127,6 +139,7 @@ class Study:
         measure: Measure, oracle: Predictor | None,
     ):  # fmt: skip
         self.generator, self.measure, self.seed = generator, measure, seed
+        self.predict: Predict | None = None
         self.sampler = choose_sampler(generator.model.config, quality, None)
         known = generator.model.data
         if info.sha256 != known.sha256:
@@ -145,20 +158,21 @@ class Study:
         column = self.generator.model.data.properties.index(p)
         asked = np.full_like(self.values, np.nan)
         asked[:, column] = self.values[:, column]
-        mols = self.generate(asked if weight else None, weight)
+        mols, tries = self.generate(asked if weight else None, weight)
         valid = [chem.check(mol).mol for mol in mols]
         rows = []
         for k, found in enumerate(self.measure(mols, valid)):
             other = self.values[(k + len(self.values) // 2) % len(self.values), column]
             rows.append({
-                "property": name, "unit": p.unit, "guidance": weight, "molecule": k, "asked": asked[k, column],
+                "property": name, "unit": p.unit, "guidance": weight, "molecule": k, "tries": int(tries[k]),
+                "asked": asked[k, column],
                 "valid": valid[k] is not None, "found": np.nan if found is None else found[name],
                 "by_size": self.by_size[k, column], "other": other,
                 "real": self.real[k][name] if self.real else np.nan,
             })  # fmt: skip
         return rows
 
-    def generate(self, asked: np.ndarray | None, weight: float) -> list[Mol]:
+    def generate(self, asked: np.ndarray | None, weight: float) -> tuple[list[Mol], np.ndarray]:
         """Compositions are not asked for: they are drawn as the training molecules have them for size and value."""
         model = self.generator.model
         request = Request(len(self.atoms), self.seed, self.sampler, guidance=weight or 1.0)
@@ -166,10 +180,9 @@ class Study:
         sizes = SizeDraw(model.data)(random.spread(), asked, self.atoms)
         with bar(f"guidance {weight:g}") as shown:
             task = shown.add_task("", total=len(sizes))
-            molecules, _ = sample_sizes(
-                model, request, random, sizes, asked, tick=lambda work: shown.advance(task, work)
-            )
-        return self.generator.to_rdkit(molecules)
+            tick = lambda work: shown.advance(task, work)  # noqa: E731
+            molecules, tries = sample_sizes(model, request, random, sizes, asked, tick=tick, predict=self.predict)
+        return self.generator.to_rdkit(molecules), tries
 
 
 def summary(group: pd.DataFrame, predicted: bool) -> Row:
@@ -180,7 +193,8 @@ def summary(group: pd.DataFrame, predicted: bool) -> Row:
     bounds = {"#atoms": "by_size", "shuffled": "other"} | ({"real": "real"} if predicted else {})
     return {
         "property": f"{group.property.iloc[0]} ({unit})" if unit else group.property.iloc[0],
-        "guidance": f"{group.guidance.iloc[0]:g}", "n": len(group), "valid": f"{100 * group.valid.mean():.1f} %",
+        "guidance": f"{group.guidance.iloc[0]:g}", "n": len(group), "tries": f"{group.tries.mean():.2f}",
+        "valid": f"{100 * group.valid.mean():.1f} %",
         **of_all, "MAE of valid": with_error(of_valid), "median": f"{of_valid.median():.3g}",
         **{label: f"{(group[column] - group.asked).abs().mean():.3g}" for label, column in bounds.items()},
     }  # fmt: skip

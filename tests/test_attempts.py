@@ -234,14 +234,18 @@ class TestOffBy:
         AllChem.EmbedMolecule(mol, randomSeed=1)
         molecules = chem.from_rdkit([mol], info.vocabulary)
 
-        def found(told: Sequence[float | None], asked: str, composition: Sequence[int], formula: str | None) -> float:
+        def found(
+            told: Sequence[float | None], asked: str, composition: Sequence[int], formula: str | None, predict=None
+        ) -> float:
             properties = tuple(Property(name, "", 1.0, 1.0, 0.0, 4.0) for name in self.NAMES)
             model = Model(Config(network=preset("qm9-tiny").network), replace(info, properties=properties))
             values = np.array([[np.nan if value is None else value for value in told]], dtype=float)
             is_asked = np.array([[name == asked for name in self.NAMES]])
             request = Request(1, formula=formula)
-            rows = Told(model, request, np.array([9]), np.array([3]), values, is_asked, np.array([composition]))
-            return rows.off_by(molecules).item()
+            heavy, elements = np.array([3]), np.array([composition])
+            return (
+                Told(model, request, np.array([9]), heavy, values, is_asked, elements, predict).off_by(molecules).item()
+            )
 
         return found
 
@@ -255,6 +259,21 @@ class TestOffBy:
     )  # fmt: skip
     def test_counts(self, off_by, told, asked, expected):
         assert off_by(told, asked, [4, 2, 1, 0], None) == expected  # whatever the elements are
+
+    @pytest.mark.parametrize(
+        ("weight", "asked", "expected"),
+        [
+            (46.0, "weight", 0.0),
+            (46.25, "weight", 2.5),
+            (46.25, "", 0.0),
+            (46.25, "hbd", 0.0),
+            (None, "weight", np.inf),
+        ],
+    )
+    def test_predictions(self, off_by, weight, asked, expected):
+        """A tenth of the standard deviation, 1, is as much as one count; only what is asked for is judged by them."""
+        predict = lambda molecules: np.array([[5.0, np.nan if weight is None else weight, 5.0, 5.0]])  # noqa: E731
+        assert off_by([None, 46.0, 1, None], asked, [4, 2, 1, 0], None, predict) == pytest.approx(expected)
 
     @pytest.mark.parametrize(
         ("composition", "formula", "expected"),

@@ -10,7 +10,7 @@ from rdkit import Chem
 from rdkit.Chem import AllChem
 
 from moldiff import chem, force_field, generation
-from moldiff.conformers import GivenGraph, conformers_request, ensembles, has_fitting_distances
+from moldiff.conformers import GivenGraph, conformers_request, ensembles
 from moldiff.datasets.curation import Unusable
 from moldiff.datasets.records import Record, records_of
 from moldiff.errors import RequestError
@@ -137,7 +137,7 @@ class TestJudge:
 
 @pytest.mark.parametrize("smiles", ["CC", "C1CC1", "C12CC1C2", "OC1=CC=NC=C1", "C#N"])
 def test_real_distances_fit(smiles):
-    assert has_fitting_distances(embedded(smiles))
+    assert chem.has_fitting_distances(embedded(smiles))
 
 
 @pytest.fixture(scope="module")

@@ -25,32 +25,32 @@ from moldiff.one_size import BATCH, Tick, filled_rows, inference, sample_filled
 from moldiff.requests import Request
 from moldiff.samplers import KeyedRandomness
 from moldiff.schedules import NoiseLevel
-from moldiff.told import AS_TOLD, Predict, Told
+from moldiff.told import AS_TOLD, Measure, Told
 
 
 def sample_attempts(
     model: Model, request: Request, indices: Sequence[int], batch_size: int | None = None,
-    tick: Tick = lambda work: None, predict: Predict | None = None,
+    tick: Tick = lambda work: None, measure: Measure | None = None,
 ) -> tuple[Molecules, Integer[np.ndarray, " b"]]:  # fmt: skip
     """The raw molecules of these attempts, in their order, padded to the largest, on the CPU; and how often each was tried.
 
-    ``predict``: of raw molecules, the properties that they are judged by where values are asked for that cannot be counted.
+    ``measure``: of raw molecules, the properties that they are judged by where values are asked for that cannot be counted.
     """
     random = KeyedRandomness(request.seed, indices, model.device)
     values, sizes = draw_request(model.data, request, random)
-    return sample_sizes(model, request, random, sizes, values, batch_size, tick, predict)
+    return sample_sizes(model, request, random, sizes, values, batch_size, tick, measure)
 
 
 def sample_sizes(
     model: Model, request: Request, random: KeyedRandomness, sizes: Drawn,
     values: Float[np.ndarray, "b properties"] | None, batch_size: int | None = None, tick: Tick = lambda work: None,
-    predict: Predict | None = None,
+    measure: Measure | None = None,
 ) -> tuple[Molecules, Integer[np.ndarray, " b"]]:  # fmt: skip
     """Raw molecules of these sizes and property values, in their order, on the CPU; and how often each was tried.
 
     Of the tries, the first of those that are nearest to what was told.
     """
-    told = Told.of(model, request, sizes, values, predict)
+    told = Told.of(model, request, sizes, values, measure)
     found = _once(told, random, batch_size, tick)
     tries, rows = np.ones(len(told), dtype=int), np.arange(len(told))
     if model.config.quality.tries == 1:

@@ -34,7 +34,7 @@ from moldiff.predictor import Predictor
 from moldiff.relay import Relay, open_model, teacher_of
 from moldiff.requests import Request, choose_sampler, with_molecules
 from moldiff.screening import Facts, choose_screen, known_scores, rounded
-from moldiff.told import AS_TOLD, NEAR
+from moldiff.told import AS_TOLD, NEAR, Measure
 from moldiff.weights import find_weights, measured, shipped_helpers
 from moldiff.windows import MOST, Windows
 from moldiff.workers import Here, Workers, in_order
@@ -184,7 +184,7 @@ class Generator:
     def key(self, request: Request) -> str:
         """Of IDs: all that decides a molecule besides seed and number. A compiled network rounds otherwise."""
         compiled, placer = ["compiled"] * self.compiled, [self.placer.sha256] if self.placer else []
-        judge = [self.predictor.sha256, str(NEAR)] if self.is_judged_by_predictions(request) else []
+        judge = [str(NEAR), self.predictor.sha256 if self.predictor else ""] if self.measure(request) else []
         return request.key(" ".join([self.hash, self.settings, *compiled, *placer, *judge]))
 
     @cached_property
@@ -245,23 +245,31 @@ class Generator:
         asked_for, found = [f"asked_{p.name}" for p in asked], [*made, *near, *request.overlay.columns]
         return dict.fromkeys(asked_for, "float64") | exact | dict.fromkeys(found, "float64")
 
-    def is_judged_by_predictions(self, request: Request) -> bool:
-        """Whether an attempt whose predicted properties are far from those asked for is made again."""
-        if self.model.config.quality.tries == 1 or not request.targets:
-            return False
-        return any(name.startswith("predicted_") for name in self.own_columns(request))
+    def measure(self, request: Request) -> Measure | None:
+        """By what attempts are judged whose values asked for cannot be counted: what records tell of these, exact or predicted.
 
-    def predict(self, molecules: Molecules) -> Float[np.ndarray, "b properties"]:
-        """Properties of raw molecules, as the shipped predictor has them; NaN for others, and for what is no sound molecule."""
-        names = predictable(self.predictor, self.model.data.properties)
-        columns = [p.name in names for p in self.model.data.properties]
-        found = np.full((len(molecules), len(columns)), np.nan)
-        for row, mol in enumerate(self.to_rdkit(molecules)):
+        None where nothing is to be judged so. NaN for properties of which records tell nothing, and for molecules that would be
+        rejected; predicted ones, which coordinates decide, for those with a bond that is none by its length, too.
+        """
+        properties, columns = self.model.data.properties, self.own_columns(request)
+        asked = [find_property(target.name, properties).name for target in request.targets]
+        exact = [name for name in asked if name in columns and name not in GRAPH_COUNTS]
+        made = [name for name in asked if f"predicted_{name}" in columns]
+        if self.model.config.quality.tries == 1 or not exact + made:
+            return None
+
+        def values(mol: "Chem.Mol") -> Mapping[str, Any]:
             whole = chem.check(mol).mol
-            if whole is not None and chem.has_fitting_distances(whole):
-                values = predicted(self.predictor, whole)
-                found[row, columns] = [values[name] for name in names]
-        return found
+            if whole is None or (made and not chem.has_fitting_distances(whole)):
+                return {}
+            facts = Facts(whole)
+            return {name: facts[name] for name in exact} | (predicted(self.predictor, whole) if made else {})
+
+        def measured(molecules: Molecules) -> Float[np.ndarray, "b properties"]:
+            found = [values(mol) for mol in self.to_rdkit(molecules)]
+            return np.array([[of.get(p.name) for p in properties] for of in found], dtype=float)
+
+        return measured
 
     @cached_property
     def predictor(self) -> Predictor | None:
@@ -460,7 +468,7 @@ def _work(
     generator: Generator, batch_size: int | None, tick: Tick, request: Request, indices: range
 ) -> list[tuple[bytes, int]]:
     """The molecules as RDKit has them, hydrogens placed, to the last bit; and how often each was tried."""
-    predict = generator.predict if generator.is_judged_by_predictions(request) else None
-    molecules, tries = sample_attempts(generator.model, request, indices, batch_size, tick, predict)
+    judge = generator.measure(request)
+    molecules, tries = sample_attempts(generator.model, request, indices, batch_size, tick, judge)
     mols = generator.to_rdkit(molecules)
     return [(mol.ToBinary(chem.EXACT), count) for mol, count in zip(mols, tries.tolist(), strict=True)]

@@ -16,9 +16,9 @@ from moldiff.molecule import Molecules
 from moldiff.requests import Request
 
 AS_TOLD = 1  # by how much a molecule may be off, in all, without a further try: counts, or
-NEAR = 0.1  # standard deviations of the property between a value that was asked for and the one that is predicted
+NEAR = 0.1  # standard deviations of the property between a value that was asked for and the one that is found
 
-Predict = Callable[[Molecules], Float[np.ndarray, "b properties"]]  # physical; NaN: unknown
+Measure = Callable[[Molecules], Float[np.ndarray, "b properties"]]  # physical; NaN: unknown
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Told:
     values: Float[np.ndarray, "b properties"]  # physical; NaN: not told
     asked: Bool[np.ndarray, "b properties"]  # which of them are aimed at
     composition: Integer[np.ndarray, "b elements"]  # all 0: not told
-    predict: Predict | None = None  # what is judged by predictions, where values are asked for
+    measure: Measure | None = None  # by which values that are asked for are judged
 
     @classmethod
     def of(
         cls, model: Model, request: Request, sizes: Drawn, aims: Float[np.ndarray, "b properties"] | None,
-        predict: Predict | None = None,
+        measure: Measure | None = None,
     ) -> "Told":  # fmt: skip
         """What is asked for (``aims``, NaN: not asked); where the weights are used to it and nothing else is known, the rest as
         the training molecule has it that was drawn."""
@@ -50,7 +50,7 @@ class Told:
         needed = aims is not None or request.formula is not None or of_training
         # else it is left open: elements that may change mend the structure
         composition = sizes.composition if needed else np.zeros_like(sizes.composition)
-        return cls(model, request, sizes.atoms, sizes.heavy, values, asked, composition, predict)
+        return cls(model, request, sizes.atoms, sizes.heavy, values, asked, composition, measure)
 
     def __len__(self) -> int:
         return len(self.atoms)
@@ -68,8 +68,8 @@ class Told:
     def off_by(self, molecules: Molecules) -> Float[np.ndarray, " b"]:
         """By how much each molecule, on the CPU, differs from what it was told, in all.
 
-        Counted are :data:`GRAPH_COUNTS`, those that are asked for twice; other values that are asked for are predicted, and
-        count by their distance, 1 for :data:`NEAR`, infinitely where nothing can be predicted of a molecule. The atoms of each
+        Counted are :data:`GRAPH_COUNTS`, those that are asked for twice; other values that are asked for are measured, and
+        count by their distance, 1 for :data:`NEAR`, infinitely where nothing can be told of a molecule. The atoms of each
         element count where a formula is asked for; and where neither such counts are told nor values asked for, which elements
         that may change follow better. Molecules that RDKit does not sanitise have no counts, and are not off by them.
         """
@@ -81,15 +81,15 @@ class Told:
         if by_elements.any():
             has = self.model.told_atoms(self.model.nothing_asked(len(molecules)), molecules).composition.numpy()
             off += by_elements * np.abs(has - self.composition).sum(1)
-        return off + self._predicted_distances(molecules).sum(1)
+        return off + self._distances(molecules).sum(1)
 
-    def _predicted_distances(self, molecules: Molecules) -> Float[np.ndarray, "b properties"]:
+    def _distances(self, molecules: Molecules) -> Float[np.ndarray, "b properties"]:
         uncounted = [p.name not in GRAPH_COUNTS for p in self.model.data.properties]
         aimed = self.asked & uncounted
-        if self.predict is None or not aimed.any():
+        if self.measure is None or not aimed.any():
             return np.zeros(aimed.shape)
         std = np.array([p.std for p in self.model.data.properties])
-        missed = np.abs(self.predict(molecules) - self.values) / (NEAR * std)
+        missed = np.abs(self.measure(molecules) - self.values) / (NEAR * std)
         return np.where(aimed, np.nan_to_num(missed, nan=np.inf), 0.0)
 
     def _differences(

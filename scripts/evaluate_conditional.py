@@ -8,8 +8,8 @@ test split of the prepared set), one property is asked for at a time, and what c
   ``scripts/make_halves.py``. It judges all attempts, also those that are no valid molecules;
 * for orbital energies and dipole moments (``--dft``) by density functional theory in the generated geometry.
 
-Attempts take one try each for values that are predicted, unless ``--judge`` names the weights that they are judged by, as
-``moldiff generate`` does with those that ship; these must be others than those that measure.
+Attempts that miss are made again as by ``moldiff generate``, but for predicted values: these decide only with ``--judge``, which
+names the weights that predict them, others than those that measure.
 
 Beside the MAE there is what bounds it:
 
@@ -24,6 +24,7 @@ Examples:
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -38,7 +39,7 @@ from rows import Row, print_rows
 
 from moldiff import chem
 from moldiff.attempts import sample_sizes
-from moldiff.conditions import find_property
+from moldiff.conditions import Target, find_property
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.draws import SizeDraw
 from moldiff.errors import RequestError
@@ -51,7 +52,6 @@ from moldiff.predictor import Predictor
 from moldiff.requests import Request, choose_sampler
 from moldiff.samplers import KeyedRandomness
 from moldiff.terminal import bar, one_line_errors
-from moldiff.told import Predict
 
 Measure = Callable[[list[Mol], list[Mol | None]], list[dict | None]]  # raw molecules, and the valid ones among them
 
@@ -84,6 +84,7 @@ def main(
         if judge and predictor and judge.read_bytes() == predictor.read_bytes():
             raise RequestError("--judge --predictor: what judges would measure itself; name other weights")
         generator = load(model, "cpu", compile_)
+        generator.predictor = judge and Predictor.load(judge)
         oracle = predictor and Predictor.load(predictor)
         measure, known = measure_by(oracle, dft, generator)
         info = DataInfo.from_meta(read_meta(data))
@@ -93,9 +94,6 @@ def main(
             there = ", ".join(measured) or f"none of its properties, only {', '.join(known)}"
             raise RequestError(f"--property {' '.join(names) or 'none'}: of {data}, measured are {there}")
         study = Study(generator, data, info, n, seed, quality, measure, oracle)
-        if judge:
-            generator.predictor = Predictor.load(judge)
-            study.predict = generator.predict
         print(f"{generator.name}, {study.sampler.evaluations} evaluations a try (twice with guidance other than 1)")
         rows: list[Row] = []
         print_rows(summaries(study, names, guidance or [0.0, 1.0, 2.0], rows, output))
@@ -139,7 +137,6 @@ class Study:
         measure: Measure, oracle: Predictor | None,
     ):  # fmt: skip
         self.generator, self.measure, self.seed = generator, measure, seed
-        self.predict: Predict | None = None
         self.sampler = choose_sampler(generator.model.config, quality, None)
         known = generator.model.data
         if info.sha256 != known.sha256:
@@ -158,7 +155,7 @@ class Study:
         column = self.generator.model.data.properties.index(p)
         asked = np.full_like(self.values, np.nan)
         asked[:, column] = self.values[:, column]
-        mols, tries = self.generate(asked if weight else None, weight)
+        mols, tries = self.generate(name, asked if weight else None, weight)
         valid = [chem.check(mol).mol for mol in mols]
         rows = []
         for k, found in enumerate(self.measure(mols, valid)):
@@ -172,16 +169,18 @@ class Study:
             })  # fmt: skip
         return rows
 
-    def generate(self, asked: np.ndarray | None, weight: float) -> tuple[list[Mol], np.ndarray]:
+    def generate(self, name: str, asked: np.ndarray | None, weight: float) -> tuple[list[Mol], np.ndarray]:
         """Compositions are not asked for: they are drawn as the training molecules have them for size and value."""
         model = self.generator.model
         request = Request(len(self.atoms), self.seed, self.sampler, guidance=weight or 1.0)
         random = KeyedRandomness(self.seed, range(len(self.atoms)))
         sizes = SizeDraw(model.data)(random.spread(), asked, self.atoms)
+        judge = self.generator.measure(replace(request, targets=(Target(name, 0.0, 0.0),)))
         with bar(f"guidance {weight:g}") as shown:
             task = shown.add_task("", total=len(sizes))
-            tick = lambda work: shown.advance(task, work)  # noqa: E731
-            molecules, tries = sample_sizes(model, request, random, sizes, asked, tick=tick, predict=self.predict)
+            molecules, tries = sample_sizes(
+                model, request, random, sizes, asked, tick=lambda work: shown.advance(task, work), measure=judge
+            )
         return self.generator.to_rdkit(molecules), tries
 
 

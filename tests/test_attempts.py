@@ -235,7 +235,7 @@ class TestOffBy:
         molecules = chem.from_rdkit([mol], info.vocabulary)
 
         def found(
-            told: Sequence[float | None], asked: str, composition: Sequence[int], formula: str | None, predict=None
+            told: Sequence[float | None], asked: str, composition: Sequence[int], formula: str | None, measure=None
         ) -> float:
             properties = tuple(Property(name, "", 1.0, 1.0, 0.0, 4.0) for name in self.NAMES)
             model = Model(Config(network=preset("qm9-tiny").network), replace(info, properties=properties))
@@ -244,7 +244,7 @@ class TestOffBy:
             request = Request(1, formula=formula)
             heavy, elements = np.array([3]), np.array([composition])
             return (
-                Told(model, request, np.array([9]), heavy, values, is_asked, elements, predict).off_by(molecules).item()
+                Told(model, request, np.array([9]), heavy, values, is_asked, elements, measure).off_by(molecules).item()
             )
 
         return found
@@ -270,10 +270,10 @@ class TestOffBy:
             (None, "weight", np.inf),
         ],
     )
-    def test_predictions(self, off_by, weight, asked, expected):
-        """A tenth of the standard deviation, 1, is as much as one count; only what is asked for is judged by them."""
-        predict = lambda molecules: np.array([[5.0, np.nan if weight is None else weight, 5.0, 5.0]])  # noqa: E731
-        assert off_by([None, 46.0, 1, None], asked, [4, 2, 1, 0], None, predict) == pytest.approx(expected)
+    def test_values(self, off_by, weight, asked, expected):
+        """A tenth of the standard deviation, 1, is as much as one count; only what is asked for is judged so."""
+        measure = lambda molecules: np.array([[5.0, np.nan if weight is None else weight, 5.0, 5.0]])  # noqa: E731
+        assert off_by([None, 46.0, 1, None], asked, [4, 2, 1, 0], None, measure) == pytest.approx(expected)
 
     @pytest.mark.parametrize(
         ("composition", "formula", "expected"),

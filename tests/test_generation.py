@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import with_compositions
 from rdkit import Chem
+from rdkit.Chem import Crippen
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from moldiff import attempts, chem, doctor, generation, relay, windows
@@ -455,8 +456,8 @@ class TestCompiled:
             load(trained, "cpu", compile=True)
 
 
-class TestJudgedByPredictions:
-    """Where values are asked for that RDKit does not compute, attempts that are predicted to be far from them are made again."""
+class TestJudgedByValues:
+    """Where values are asked for, attempts that turn out to be far from them, by RDKit or as predicted, are made again."""
 
     def test_the_nearest_of_three_tries(self):
         qm9, asked = load("qm9", "cpu"), {"gap": (6.0, 8.0)}
@@ -475,6 +476,16 @@ class TestJudgedByPredictions:
         before = [abs(r.scores["predicted_gap"] - r.scores["asked_gap"]) / (NEAR * std) for r in once]
         assert np.mean(missed) < 0.8 * np.mean(before)
 
+    def test_exact_values_need_no_predictor(self):
+        leads = load("leads", "cpu")
+        logp = Request(1, targets=(Target("logp", 2.0, 2.0), Target("rings", 2.0, 2.0)))
+        assert leads.measure(Request(1)) is leads.measure(replace(logp, targets=logp.targets[1:])) is None
+        record = next(leads.generate(1, steps=4, seed=3))
+        bare = chem.from_rdkit([chem.without_hydrogens(record.mol)], leads.model.data.vocabulary)
+        found = dict(zip([p.name for p in leads.model.data.properties], leads.measure(logp)(bare)[0], strict=True))
+        assert found.pop("logp") == pytest.approx(Crippen.MolLogP(record.mol), abs=1e-4)
+        assert np.isnan(list(found.values())).all()
+
     def test_what_is_no_sound_molecule_is_not_predicted(self, monkeypatch):
         qm9 = load("qm9", "cpu")
         whole = next(qm9.generate(1, steps=8, seed=1)).mol
@@ -483,7 +494,8 @@ class TestJudgedByPredictions:
         loose = Chem.CombineMols(whole, whole)
         monkeypatch.setattr(qm9, "to_rdkit", lambda _: [whole, torn, loose])
         blank = Molecules.collate([chem.from_rdkit([chem.without_hydrogens(whole)], qm9.model.data.vocabulary)] * 3)
-        assert np.isnan(qm9.predict(blank)).all(1).tolist() == [False, True, True]
+        judge = qm9.measure(Request(1, targets=(Target("gap", 7.0, 7.0),)))
+        assert np.isnan(judge(blank)).all(1).tolist() == [False, True, True]
 
 
 class TestPupil:

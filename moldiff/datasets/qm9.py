@@ -14,6 +14,7 @@ import re
 import shutil
 import tarfile
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -64,6 +65,9 @@ BOND_RANGE = 0.75, 1.3
 MIN_CONTACT = 1.12
 CHUNK = 1000
 MAX_LISTED = 100
+UNREADABLE = (  # what a damaged source raises
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, csv.Error, EOFError, OSError, UnicodeDecodeError,
+)  # fmt: skip
 
 
 class QM9Error(MoldiffError):
@@ -101,10 +105,10 @@ def prepare_qm9(
         raise QM9Error(f"hydrogens {hydrogens!r}: {' or '.join(HYDROGENS)}")
     rows, source = read_rows(archive)
     names = split_names(len(rows))
-    records = convert_all(rows, jobs or os.cpu_count() or 1, progress)
-    if hydrogens == "implicit":
-        records = [record if isinstance(record, str) else _heavy(record) for record in records]
     with alone_in(Path(directory)):
+        records = convert_all(rows, jobs or os.cpu_count() or 1, progress)
+        if hydrogens == "implicit":
+            records = [record if isinstance(record, str) else _heavy(record) for record in records]
         if force:
             discard(Path(directory))
         work = Path(directory) / WORK  # by which the same command knows what was interrupted here for its own
@@ -123,18 +127,24 @@ def read_rows(archive: Path | None) -> tuple[list[Row], dict]:
     """All molecules by QM9 index, and the part of the metadata that says where they are from."""
     if archive is not None and not Path(archive).is_file():
         raise QM9Error(f"{archive}: no such file; give a qm9pack wheel or dsgdb9nsd.xyz.tar.bz2")
-    if archive is not None and ".tar" in Path(archive).name:
-        rows, source = _read_tar(Path(archive))
-    else:
-        rows, hashes = [], {}
-        for name, data in csv_files(archive):
-            hashes[name] = hashlib.sha256(data).hexdigest()
-            rows += _read_csv(name, data)
-        known = "qm9pack 1.0.3 (PyPI)" if hashes == QM9PACK_SHA256 else "tables other than those of qm9pack 1.0.3"
-        source = {"source": known, "source_sha256": hashes, "licence": LICENCE}
+    try:
+        is_tar = archive is not None and ".tar" in Path(archive).name
+        rows, source = _read_tar(Path(archive)) if is_tar else _read_tables(archive)
+    except UNREADABLE as error:
+        text = str(error).partition("\n")[0].rstrip(":")  # tarfile goes on about every compression
+        raise QM9Error(f"{archive or 'qm9pack'}: cannot be read ({text}); fetch it again") from error
     if not rows:
         raise QM9Error(f"{archive or 'qm9pack'}: no molecules in it; give a qm9pack wheel or dsgdb9nsd.xyz.tar.bz2")
     return sorted(rows), {**source, "split": SPLIT_RULE, "standard_split": len(rows) == STANDARD_SIZE}
+
+
+def _read_tables(archive: Path | None) -> tuple[list[Row], dict]:
+    rows, hashes = [], {}
+    for name, data in csv_files(archive):
+        hashes[name] = hashlib.sha256(data).hexdigest()
+        rows += _read_csv(name, data)
+    known = "qm9pack 1.0.3 (PyPI)" if hashes == QM9PACK_SHA256 else "tables other than those of qm9pack 1.0.3"
+    return rows, {"source": known, "source_sha256": hashes, "licence": LICENCE}
 
 
 def csv_files(archive: Path | None) -> Iterator[tuple[str, bytes]]:
@@ -185,20 +195,20 @@ def _read_tar(archive: Path) -> tuple[list[Row], dict]:
     with tarfile.open(archive) as tar:
         for member in tar:
             if member.isfile() and member.name.endswith(".xyz"):
-                rows.append(_read_xyz(member.name, tar.extractfile(member).read().decode()))
+                rows.append(_read_xyz(member.name, tar.extractfile(member).read()))
     hashes = {archive.name: hashlib.sha256(archive.read_bytes()).hexdigest()}
     source = {"source": f"QM9 (figshare), {note}", "source_sha256": hashes, "licence": FIGSHARE_LICENCE}
     return [r for r in rows if r.index not in excluded], source
 
 
-def _read_xyz(name: str, text: str) -> Row:
+def _read_xyz(name: str, content: bytes) -> Row:
     """One file: atom count, ``gdb index`` and 15 properties, atoms with a charge, frequencies, SMILES, InChI.
 
     Of the two SMILES the first, GDB-17's, is taken: it carries no stereo and its order is the order of the atoms, as in
     qm9pack's column; the second is perceived from the geometry and only repeats what the coordinates say.
     """
     try:
-        lines = text.splitlines()
+        lines = content.decode().splitlines()
         n, words = int(lines[0]), lines[1].split()
         atoms = [line.split() for line in lines[2 : 2 + n]]
         properties = tuple(_number(words[place]) * factor for *_, place, factor in PROPERTIES)

@@ -15,8 +15,8 @@ import shutil
 import tarfile
 import zipfile
 import zlib
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ from moldiff.datasets.shards import WORK, discard
 from moldiff.errors import MoldiffError
 from moldiff.files import alone_in
 from moldiff.molecule import HYDROGENS
-from moldiff.workers import Here, Workers
+from moldiff.workers import Here, Workers, in_order
 
 HARTREE = 27.211386245988  # eV
 # name, unit, column of qm9pack, position in the second line of an archive's file, factor to the unit
@@ -99,7 +99,8 @@ def prepare_qm9(
     ``progress``: called with (done, total). ``force``: remove first what another set, or work on one, has left there.
     ``hydrogens``: "implicit" leaves them out; in all of QM9 the valences of the others imply them. Molecules of fewer than two
     atoms are then dropped as ``too small``.
-    Raises :class:`QM9Error` when there is no readable source, and for another ``hydrogens``.
+    Raises :class:`QM9Error` when there is no readable source, and for another ``hydrogens``; :class:`RequestError` when
+    another call prepares a set there.
     """
     if hydrogens not in HYDROGENS:
         raise QM9Error(f"hydrogens {hydrogens!r}: {' or '.join(HYDROGENS)}")
@@ -238,14 +239,14 @@ def convert_all(
     rows: Sequence[Row], jobs: int = 1, progress: Callable[[int, int], None] | None = None
 ) -> list[Structure | str]:
     """:func:`convert` of every row, in order, by ``jobs`` processes."""
-    chunks = deque(rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
-    count = min(jobs, len(chunks))
+    starts = range(0, len(rows), CHUNK)
+    tasks = ((rows[start : start + CHUNK],) for start in starts)
+    count = min(jobs, len(starts))
+    crew = Workers(count, _converter) if count > 1 else Here(_converter())
     results: list[Structure | str] = []
-    with Workers(count, _converter) if count > 1 else Here(_converter()) as crew:
-        while len(results) < len(rows):
-            while chunks and len(crew) < crew.capacity:
-                crew.submit(chunks.popleft())
-            results += crew.result(lambda: None)
+    with closing(in_order(crew, lambda: next(tasks, None), lambda: None)) as answers:
+        for _, converted in answers:
+            results += converted
             if progress:
                 progress(len(results), len(rows))
     return results

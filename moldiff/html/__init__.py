@@ -43,7 +43,7 @@ def write_html(evaluation: FileEvaluation, path: Path) -> None:
 def render_html(evaluation: FileEvaluation) -> str:
     """The page as text. What comes from the file is escaped, and the page's policy lets only its own scripts run."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    reviewed = review(evaluation.table, evaluation.mols)
+    reviewed = review(evaluation.table, evaluation.mols, evaluation.protocols)
     environment.filters |= {"percent": _percent, "count": "{:,}".format, "figure": _figure, "picture": _picture}
     scripts = [_asset(name) for name in ("3Dmol-min.js", "tools.js", "report.js")]
     return environment.from_string(_asset("report.html.j2")).render(
@@ -61,7 +61,7 @@ def render_html(evaluation: FileEvaluation) -> str:
 def facts(evaluation: FileEvaluation, made_by: Maker) -> dict[str, Any]:
     """Everything that the template shows, but for the molecules themselves."""
     table, metrics, reference = evaluation.table, evaluation.evaluation.metrics, evaluation.reference
-    counted = passed(table)
+    counted = passed(table, evaluation.protocols)
     here = composition_of(counted.smiles[counted.whole].dropna())
     there = composition_of(sample(reference.smiles)) if reference else None
     rows = shares(here, there)
@@ -70,7 +70,8 @@ def facts(evaluation: FileEvaluation, made_by: Maker) -> dict[str, Any]:
         "file": evaluation.file.name, "sha256": evaluation.sha256, "n": len(table), "notes": evaluation.notes,
         "listed": min(len(table), MAX_MOLECULES), "moldiff": __version__, "rdkit": chem.RDKIT_VERSION,
         "reference": reference, "references": [(r.name, len(r.distinct), r.sha256) for r in evaluation.references],
-        "funnel": funnel(table, metrics), "headline": _headline(metrics), "sections": _sections(metrics),
+        "funnel": funnel(table, metrics, evaluation.protocols), "population": counted.population,
+        "headline": _headline(metrics), "sections": _sections(metrics),
         "histograms": _histograms(table, here, there), "here": here, "there": there, "level": LEVEL,
         "elements": [row for row in rows if row.kind == "element"],
         "over": _extreme(rows, 1), "under": _extreme(rows, -1), "tested": len(rows),

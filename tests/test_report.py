@@ -510,7 +510,7 @@ def test_what_cannot_be_computed_is_null_in_strict_json(broken):
 
 def test_the_screen_shows_every_metric_with_its_counts(sdf, smi):
     result = evaluate_file(sdf, smi, strain=2, posebusters=0, fcd=False)
-    shown_names = {name for rows in report.SECTIONS.values() for name in rows}
+    shown_names = {name for rows in screen.SECTIONS.values() for name in rows}
     for width in (80, 100):
         text = shown(result, width)
         assert max(map(len, text.splitlines())) <= width
@@ -524,9 +524,9 @@ def test_without_a_terminal_every_metric_has_one_line(sdf, smi, capsys):
     result = evaluate_file(sdf, smi, strain=2, posebusters=0, fcd=False)
     result.print()
     lines = capsys.readouterr().out.splitlines()
-    for heading, rows in screen._sections(result.evaluation.metrics):
-        start = lines.index(heading) + 1
-        assert all(row[0].strip() in line and row[-1] in line for row, line in zip(rows, lines[start:], strict=False))
+    for heading, rows in report.sections(result.evaluation.metrics):
+        below = lines[lines.index(heading) + 1 :]
+        assert all(label.strip() in line and rule in line for (label, rule, _), line in zip(rows, below, strict=False))
 
 
 def test_a_metric_without_a_section_is_shown_under_its_own_name(sdf, smi):

@@ -330,16 +330,20 @@ def test_each_number_tells_what_of_a_large_reference_it_is_of(sdf, tmp_path, mon
     large = tmp_path / "large.sdf"
     large.write_text(sdf.read_text())
     monkeypatch.setattr(comparing, "LARGEST", 2)
-    found = evaluate_file(sdf, large, **CHEAP).evaluation
+    result = evaluate_file(sdf, large, **CHEAP)
+    found = result.evaluation
     drawn = "2 drawn by a hash from large.sdf"
     for name in ("snn", "unseen_ring_system"):
         assert drawn in found[name].definition
+    at_nearest = result.table[["smiles", "nearest"]][result.table["nearest_similarity"] == 1]
+    assert len(at_nearest) and (at_nearest["smiles"] == at_nearest["nearest"]).all()
     for name in ("novel", "element_tv"):
         assert "large.sdf" in found[name].definition and drawn not in found[name].definition
     assert found["element_tv"].value == 0
 
 
-def test_the_nearest_reference_molecule_stands_beside_each(sdf, smi):
+def test_the_nearest_reference_molecule_stands_beside_each(sdf, smi, monkeypatch):
+    monkeypatch.delitem(judging.TASKS, "fingerprints")  # a file's are known by then
     table = evaluate_file(sdf, smi, fcd=False, **CHEAP).table
     assert table["nearest"].tolist()[:2] == ["CCO", "c1ccccc1"]
     assert table["nearest_similarity"].tolist()[:2] == pytest.approx([1, 1])

@@ -40,8 +40,8 @@ RESOLUTION = dict(zip(PROPERTIES, (0.001, 0.001, 0.0001, 0.01), strict=True))
 class Comparison:
     """A set that molecules are compared with, and what is known of it.
 
-    ``profile``: without fingerprints, which follow from the SMILES; its values are sorted, each column for itself, and
-    rounded to ``RESOLUTION`` if they come with the package. ``distributions``: of its coordinates and composition.
+    ``profile``: if it comes with the package, without fingerprints, which follow from the SMILES, and with values sorted, each
+    column for itself, and rounded to ``RESOLUTION``. ``distributions``: of its coordinates and composition.
     ``rings_of``, ``counted_of``: what the profile's ring systems and the distributions are of, if not of what novelty is judged
     against and of ``reference``.
     """

@@ -78,14 +78,13 @@ def _comparison(
     known: Reference, distributions: Counts, crew: Crew, with_fcd: bool, flat: bool, report: Report
 ) -> Comparison:  # fmt: skip
     """Of all distinct SMILES of a file, or of those that a hash draws."""
-    distinct = known.distinct
     used = known
-    if len(distinct) > LARGEST:
-        distinct = sorted(distinct, key=lambda s: hashlib.sha256(s.encode()).digest())[:LARGEST]
-        used = Reference(f"{LARGEST} drawn by a hash from {known.name}", distinct)
-    records = list(_records(distinct))
+    if len(known.distinct) > LARGEST:
+        drawn = sorted(known.distinct, key=lambda s: hashlib.sha256(s.encode()).digest())[:LARGEST]
+        used = Reference(f"{LARGEST} drawn by a hash from {known.name}", drawn)
+    records = list(_records(used.distinct))
     parts = [a.value for a in _with_progress(crew.map("likenesses", records, SIZE), "reference", len(records), report)]
-    seen = {without_stereo(s) for s in distinct} if with_fcd and flat else distinct
+    seen = {without_stereo(s) for s in used.distinct} if with_fcd and flat else used.distinct
     moments = _moments(seen, crew, "reference: ChemNet", report) if with_fcd else None
     profile = replace(collect(part for part in parts if part is not None), chemnet=moments)
     return Comparison(used, profile, distributions, rings_of=used.name, counted_of=known.name)
@@ -130,6 +129,8 @@ def compare(found: Survey, against: Against | None, with_fcd: bool, crew: Crew, 
 def _with_fingerprints(comparison: Comparison, crew: Crew, report: Report) -> tuple[Profile, list[str]]:
     """The profile of a comparison with its fingerprints, and the SMILES they belong to."""
     smiles = comparison.reference.distinct
+    if len(comparison.profile.fingerprints) == len(smiles):
+        return comparison.profile, smiles
     records = list(_records(smiles))
     answers = _with_progress(
         crew.map("fingerprints", records, SIZE), "fingerprints of the reference", len(records), report

@@ -11,20 +11,21 @@ from moldiff.errors import RequestError
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; on success it is flushed to disk and renamed over ``path``.
+    """Yield a temporary path; on success it is flushed to disk and renamed over ``path``, or over the file that a link leads to.
 
     A pipe or a device is written to as it is. An error of the system that names no file, such as a full disk, or only the
     temporary one, gets the name of ``path``.
     """
     path = Path(path)
     as_it_is = path.exists() and not path.is_file()
-    temporary = path if as_it_is else path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    target = behind_links(path)
+    temporary = path if as_it_is else target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         yield temporary
         if not as_it_is:
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
-            os.replace(temporary, path)
+            os.replace(temporary, target)
     except OSError as error:
         if error.errno is not None and error.filename in (None, str(temporary)):
             error.filename = str(path)
@@ -41,7 +42,10 @@ def behind_links(path: Path) -> Path:
 
 def discard_unfinished(folder: Path, name: str | None = None) -> None:
     """Remove what :func:`write_atomically` left in a folder when its process was killed, of the file ``name`` or of all."""
-    for left in folder.glob(f".{'*' if name is None else escape(name)}.*.tmp"):
+    if name is not None:
+        path = behind_links(folder / name)
+        folder, name = path.parent, escape(path.name)
+    for left in folder.glob(f".{name or '*'}.*.tmp"):
         if left.suffixes[-2][1:].isdigit() and left.is_file():
             left.unlink(missing_ok=True)
 
@@ -97,8 +101,9 @@ def check_place(named: str, path: Path, force: bool) -> None:
         raise RequestError(f"{named}: exists already; --force overwrites it")
     if not path.parent.is_dir():
         raise RequestError(f"{named}: the folder {path.parent} does not exist; make it first")
-    if not os.access(path.parent, os.W_OK):
-        raise RequestError(f"{named}: no permission to write into {path.parent}; choose another place")
+    folder = behind_links(path).parent
+    if not os.access(folder, os.W_OK):
+        raise RequestError(f"{named}: no permission to write into {folder}; choose another place")
 
 
 def check_apart(named: str, path: Path, others: Iterable[Path]) -> None:

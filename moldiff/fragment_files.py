@@ -9,7 +9,7 @@ from rdkit.Chem.Draw import rdMolDraw2D
 
 from moldiff import chem
 from moldiff.errors import RequestError
-from moldiff.files import behind_links, write_atomically
+from moldiff.files import write_atomically
 from moldiff.fragments import Plan, Wishes
 from moldiff.given_files import read_one
 
@@ -65,5 +65,5 @@ def draw(mol: Chem.Mol, marked: Sequence[int], path: Path) -> None:
         rdMolDraw2D.PrepareAndDrawMolecule(drawer, flat, highlightAtoms=highlighted)
         drawer.FinishDrawing()
     text = drawer.GetDrawingText()
-    with write_atomically(behind_links(path)) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_bytes(text if isinstance(text, bytes) else text.encode())

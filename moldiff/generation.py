@@ -24,7 +24,7 @@ from moldiff.formula import has_formula
 from moldiff.graph_counts import GRAPH_COUNTS
 from moldiff.hydrogens import Hydrogens
 from moldiff.model import Model, choose_device
-from moldiff.model_file import HISTORY
+from moldiff.model_file import HISTORY, read_file
 from moldiff.molecule import Molecules
 from moldiff.one_size import Tick
 from moldiff.outcomes import Record, Reject, Tally
@@ -170,8 +170,8 @@ class Generator:
     def pupil(self) -> "Generator | None":
         """Shipped weights that learned from these to do with few evaluations (:mod:`moldiff.distillation`), if there are any."""
         for path in shipped_helpers("fast"):
-            pupil = Model.load(path, self.device)
-            if teacher_of(pupil) == self.hash:
+            if teacher_of(read_file(path)[1]["info"]) == self.hash:
+                pupil = Model.load(path, self.device)
                 if self.compiled:  # the teacher is
                     compile_layers(pupil.network)
                 return Generator(Relay(pupil, self.model), path.stem, path, self.device, self.compiled)

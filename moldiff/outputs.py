@@ -120,13 +120,16 @@ class Output:
             check_apart(f"--rejects {rejects}", rejects, [other for other in others if other])
         tally, sizes = self._continued() if resume else (Tally(), {})
         mode = "ab" if sizes else "wb"
+        self.files: dict[str, BinaryIO] = {}
         with named(f"-o {path}"):
             for written in filter(None, (path, self.state, self.summary_path, relaxed)):
                 discard_unfinished(written.parent, written.name)
             if not sizes:
                 self.state.unlink(missing_ok=True)  # before the journals that it describes
                 self.relaxed_journal.unlink(missing_ok=True)
-            self.files: dict[str, BinaryIO] = {k: open(p, mode) for k, p in self.paths.items()}  # noqa: SIM115
+        for kind, written in self.paths.items():
+            with named(f"--rejects {rejects}" if kind == "rejects" else f"-o {path}"):
+                self.files[kind] = open(written, mode)  # noqa: SIM115
         # One assignment replaces both: at every moment these bytes hold this tally's molecules, neither more nor fewer.
         self.reached: tuple[Tally, dict[str, int]] = (tally, sizes)
         self.saved, self.saved_at = self.reached, time.monotonic()
@@ -210,7 +213,8 @@ class Output:
             chosen = None if self.diverse is None else self._diverse(self.diverse)
             if self.relaxed:
                 self._copy(self.relaxed_journal, self.relaxed, chosen)
-            if ended and self.path.suffix.lower() == ".sdf" and chosen is None:
+            plain = self.path.suffix.lower() == ".sdf" and not self.path.is_symlink()
+            if ended and plain and chosen is None:
                 os.replace(self.journal, self.path)
             else:
                 self._copy(self.journal, self.path, chosen)

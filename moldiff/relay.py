@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from moldiff.model import Model
-from moldiff.model_file import ModelFileError
+from moldiff.model_file import ModelFileError, read_file
 from moldiff.molecule import Molecules, Prediction
 from moldiff.schedules import NoiseLevel
 from moldiff.weights import shipped_models
@@ -41,14 +41,13 @@ def open_model(path: Path, device: torch.device | str = "cpu") -> Model:
     model = Model.load(path, device)
     if UNTIL_KEY not in model.info:
         return model
-    wanted = teacher_of(model)
+    wanted = teacher_of(model.info)
     for shipped in set(shipped_models().values()):
-        teacher = Model.load(shipped, device)
-        if teacher.sha256 == wanted:
-            return Relay(model, teacher)
+        if read_file(shipped)[1]["sha256"] == wanted:
+            return Relay(model, Model.load(shipped, device))
     raise ModelFileError(f"{path}: goes with weights {wanted[:16]}, which do not ship with this version; distil again")
 
 
-def teacher_of(pupil: Model) -> str:
-    """Hash of the weights that it learned from."""
-    return pupil.info["started_from"]["sha256"]
+def teacher_of(info: dict[str, Any]) -> str:
+    """Hash of the weights that the pupil of this ``info`` learned from."""
+    return info["started_from"]["sha256"]

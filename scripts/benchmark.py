@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import torch
 from rich.console import Console
 from rich.table import Table
+from rows import write_json
 from torch.utils.flop_counter import FlopCounterMode
 
 from moldiff import __version__
@@ -90,8 +91,7 @@ def main() -> None:
         "memory": [memory_figures(Run(names[0], options.memory_steps, 1), n) for n in options.memory],
     }
     show(figures)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
+    write_json(options.json, figures)
 
 
 def named_model(name: str) -> Model:

@@ -19,6 +19,7 @@ from benchmark import environment, flops, named_model, peak_memory, random_state
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rows import write_json
 
 ATOMS = (9, 18, 29, 60, 120)  # 18: the mean of QM9, 29: its most; 44 is the mean of drugs with hydrogens
 BATCHES = (1, 4, 16, 64, 256)
@@ -43,8 +44,7 @@ def main() -> None:
         for case in track(cases, "measuring", transient=True)
     ]
     show(options.model, rows)
-    if options.json:
-        options.json.write_text(json.dumps({"environment": environment(), "evaluations": rows}, indent=1))
+    write_json(options.json, {"environment": environment(), "evaluations": rows})
 
 
 def evaluation(name: str, atoms: int, batch: int, repeats: int) -> dict[str, float]:

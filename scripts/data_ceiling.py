@@ -6,9 +6,10 @@ python scripts/data_ceiling.py qm9 --split train -n 10000 --strain 0 --reference
 """
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
+
+from rows import write_json
 
 import moldiff
 from moldiff.chem import without_hydrogens
@@ -52,8 +53,7 @@ def main() -> None:
         mols, arguments.reference, protocol=arguments.protocol, strain=arguments.strain, jobs=arguments.jobs
     )
     found.print()
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found.to_dict(), indent=1))
+    write_json(arguments.json, found.to_dict())
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import json
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from moldiff.model_file import HISTORY
 from moldiff.requests import FEW, choose_sampler
 from moldiff.training_state import State
 from moldiff.weights import shipped_models
-from moldiff.workers import Workers
+from moldiff.workers import Workers, in_order
 
 BLOCK = 512  # walks at a time
 KEPT = 40  # blocks that are learned from
@@ -135,18 +136,16 @@ def main() -> None:
     pupil = Model.load(options.init_from) if options.init_from else Model.load(path)
     options.output.mkdir(parents=True, exist_ok=True)
     end = options.first + options.walks
-    starts = [*range(options.first, end, BLOCK)]
+    starts = range(options.first, end, BLOCK)
     course, saved, began = Course(pupil, options), time.monotonic(), time.monotonic()
     course.state.started_from = {"sha256": teacher.sha256, **{k: teacher.info[k] for k in HISTORY if k in teacher.info}}
-    pending = deque(starts)
-    with Workers(1, prepare, str(path)) as crew, Progress() as progress:
+    tasks = ((course.weights(), range(first, min(first + BLOCK, end))) for first in starts)
+    walks = in_order(Workers(1, prepare, str(path)), lambda: next(tasks, None), lambda: None)
+    with closing(walks), Progress() as progress:
         task = progress.add_task("walks", total=options.walks)
-        for done in range(1, len(starts) + 1):
-            while pending and len(crew) < crew.capacity:
-                first = pending.popleft()
-                crew.submit(course.weights(), range(first, min(first + BLOCK, end)))
+        for done, (_, block) in enumerate(walks, 1):
             left, after = (1 - blocks / len(starts) for blocks in (done - 1, done))
-            losses = course.learn(crew.result(lambda: None), left, after)
+            losses = course.learn(block, left, after)
             row = {
                 "walks": min(done * BLOCK, options.walks),
                 "step": course.state.step,

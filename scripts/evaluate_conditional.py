@@ -43,6 +43,7 @@ from moldiff.conditions import Target, find_property
 from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.draws import SizeDraw
 from moldiff.errors import RequestError
+from moldiff.files import write_atomically
 from moldiff.finetuning import translate
 from moldiff.generation import Generator, load
 from moldiff.metrics.dft import DFT_UNITS, dft_properties
@@ -107,7 +108,8 @@ def summaries(
         group = study.run(name, weight)
         rows += group
         if output:  # what has been measured is not lost
-            pd.DataFrame(rows).to_csv(output, index=False)
+            with write_atomically(output) as temporary:
+                pd.DataFrame(rows).to_csv(temporary, index=False)
         yield summary(pd.DataFrame(group), study.real is not None)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from moldiff.chem import to_rdkit
 from moldiff.datasets.prepared import read_meta, read_split
+from moldiff.files import write_atomically
 from moldiff.metrics.distributions import count_all, distribution_facts
 from moldiff.metrics.profiles import profile, read_graph
 from moldiff.metrics.rings import ring_systems
@@ -30,7 +31,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder [default: the package's]")
     asked = parser.parse_args()
     for name, content in chain(qm9(asked.qm9, asked.limit), moses(asked.limit)):
-        (asked.output / name).write_bytes(content)
+        with write_atomically(asked.output / name) as temporary:
+            temporary.write_bytes(content)
         print(f"{name}: {len(content) / 1024:.0f} kB", flush=True)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from rdkit import Chem
 
 from moldiff.files import write_atomically
-from moldiff.references import NAMES, ReferenceError, named
+from moldiff.references import NAMES, ReferenceSetError, named
 
 
 def draw(smiles: tuple[str, ...], motif: Chem.Mol, count: int, seed: int) -> list[str]:
@@ -40,7 +40,7 @@ def main() -> None:
         parser.error(f"--smarts {arguments.smarts}: not SMARTS")
     try:
         test = named(arguments.data).held_out[0].reference.smiles
-    except ReferenceError as error:
+    except ReferenceSetError as error:
         parser.error(str(error))
     found = draw(test, motif, arguments.n, arguments.seed)
     if not found:

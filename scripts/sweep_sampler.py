@@ -10,7 +10,6 @@ sweep can be stopped, continued and widened.
 import argparse
 import csv
 import itertools
-import json
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from rich.progress import track
+from rows import write_json
 
 from moldiff import chem
 from moldiff.attempts import sample_attempts
@@ -77,8 +77,7 @@ def main() -> None:
             rows.append(settings | measure(generator, settings, reference))
             writer.writerow(rows[-1])
             file.flush()
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1))
+    write_json(options.json, rows)
     if options.markdown:
         columns = (SETTINGS + RESULTS)[1:]
         for cells in (columns, ["---"] * len(columns), *([str(row[c]) for c in columns] for row in rows)):

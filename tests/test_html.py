@@ -16,15 +16,17 @@ import pytest
 from markupsafe import escape
 from rdkit import Chem
 from rdkit.Chem import AllChem
+from typer.testing import CliRunner
 
 from moldiff import chem, html
 from moldiff.citations import bibtex
+from moldiff.cli import app
+from moldiff.datasets.records import Record
 from moldiff.html import composition, sources
 from moldiff.html.columns import KNOWN, columns
 from moldiff.html.drawing import draw, draw_smiles, mol_block
 from moldiff.html.maker import maker_of
 from moldiff.html.plots import HEIGHT, histogram
-from moldiff.html.stages import funnel, passed
 from moldiff.metrics import Evaluation
 from moldiff.report import FileEvaluation, evaluate_file
 from moldiff.weights import shipped_models
@@ -146,25 +148,39 @@ def test_every_record_is_there_as_it_was(evaluation, page):
 
 
 def test_the_funnel_and_what_a_metric_says(evaluation, page):
-    stages = {name: count for name, count, _ in funnel(evaluation.table, evaluation.evaluation.metrics)}
+    stages = {name: count for name, count, _ in html.facts(evaluation, maker_of([]))["funnel"]}
     assert stages == {"all": 6, "readable": 5, "valid": 4, "connected": 3, "unique": 2, "novel": 1}
     for metric in evaluation.evaluation.metrics:
         assert escape(metric.definition) in page
     assert evaluation.sha256 in page and "a note &lt;script" in page
 
 
-def test_stages_follow_the_protocol_of_the_table():
-    edm = pd.DataFrame(
-        {"edm_valid": [True, True, False], "edm_connected": [True, False, True], "edm_smiles": ["C", "C.C", None]}
-    )
-    assert [(name, count) for name, count, _ in funnel(edm, [])] == [
-        ("all", 3),
-        ("valid", 2),
-        ("connected", 1),
-        ("unique", 1),
-    ]
-    assert passed(pd.DataFrame({"moses_smiles": ["C", "C", None]})).whole.tolist() == [True, True, False]
-    assert not passed(pd.DataFrame({"record": [1, 2]})).valid.any()
+@pytest.mark.parametrize(("protocol", "left", "population"), [
+    ("moses", {"valid": 4, "unique": 4, "novel": 3}, "valid"),
+    ("model-bonds", {"valid": 3, "connected": 2, "unique": 2, "novel": 1}, "valid and connected"),
+])  # fmt: skip
+def test_the_command_s_report_follows_the_protocol(tmp_path, protocol, left, population):
+    """The nitro group is mended by RDKit's clean-up, which is MOSES' rule and no other's."""
+    (tmp_path / "a.smi").write_text("CN(=O)=O\nCCO\nCc1ccccc1\nC.O\n")
+    (tmp_path / "known.smi").write_text("CCO\n")
+    options = ["--reference", tmp_path / "known.smi", "--no-fcd", "--report", tmp_path / "a.html"]
+    result = CliRunner().invoke(app, ["evaluate", *map(str, [tmp_path / "a.smi", "--protocol", protocol, *options])])
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "a.html").read_text()
+    table = re.search(r'<table class="funnel">.*?</table>', page, re.DOTALL)[0]
+    rows = re.findall(r'<th scope="row">([a-z]+)<.*?<td class="number">(\d+)<', table, re.DOTALL)
+    assert {name: int(count) for name, count in rows} == {"all": 4, "readable": 4, **left}
+    assert f'<option value="whole">{population}</option>' in page
+    assert f"<p>{population.capitalize()} molecules of the file" in page
+
+
+def test_bonds_from_distances_are_judged_as_such(tmp_path):
+    (tmp_path / "a.xyz").write_text("3\n\nO 0 0 0\nH 0 0 0.96\nH 0.93 0 -0.24\n2\n\nO 0 0 0\nH 0 0 3\n")
+    stages = html.facts(evaluate_file(tmp_path / "a.xyz"), maker_of([]))["funnel"]
+    assert [(name, count) for name, count, _ in stages] == [
+        ("all", 2), ("readable", 2), ("valid", 2), ("connected", 1), ("unique", 1),
+    ]  # fmt: skip
+    assert stages[2][2].endswith("bonds from distances")
 
 
 def test_without_a_reference_nothing_is_claimed_of_one(evaluation):
@@ -221,6 +237,15 @@ def test_a_molecule_without_coordinates_is_exported_in_the_plane():
     block = mol_block(Chem.AddHs(Chem.MolFromSmiles("CCO")), "flat")
     assert block.startswith("flat\n") and "2D" in block.splitlines()[1]
     assert Chem.MolFromMolBlock(block).GetNumAtoms() == 3
+
+
+def test_aromatic_smiles_are_exported_whether_they_have_a_kekule_structure_or_not():
+    for smiles in ("Cc1ccccc1", "c1ccncc1", "Oc1ccc(cc1)-c1ccccn1"):
+        block = mol_block(Record(1, "", "", "smiles", smiles).read()[0], "flat")
+        assert Chem.MolToSmiles(Chem.MolFromMolBlock(block)) == Chem.CanonSmiles(smiles)
+    without = mol_block(Record(1, "", "", "smiles", "c1cccc1").read()[0], "flat")
+    bonds = Chem.MolFromMolBlock(without, sanitize=False).GetBonds()
+    assert [bond.GetBondType() for bond in bonds] == [Chem.BondType.AROMATIC] * 5
 
 
 def test_shares_find_what_differs_and_only_that():

@@ -1,6 +1,6 @@
 """The placer of hydrogens: it moves them alone, to where DFT has them, however a molecule lies and whatever else is placed."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -129,17 +129,21 @@ def test_they_are_turned_as_in_the_data(real, shipped):
     before = stripped(real)
     after = with_placed_hydrogens(shipped, before)
     for length, most in ((3, 0.3), (4, 0.6)):
-        truth = internal_coordinates(map(sanitised_mol, real), length)
+        truth = pooled_coordinates(real, length)
         total = sum(map(len, truth.values()))
         errors = []
         for mols in (before, after):
-            found = internal_coordinates(map(sanitised_mol, mols), length)
+            found = pooled_coordinates(mols, length)
             errors.append(sum(wasserstein(found[kind], of) * len(of) / total for kind, of in truth.items()))
         assert errors[1] < most * errors[0]
 
 
-def sanitised_mol(mol: Chem.Mol) -> Chem.Mol:
-    return sanitised(mol)[0]
+def pooled_coordinates(mols: list[Chem.Mol], length: int) -> dict[tuple[int, ...], np.ndarray]:
+    pooled = defaultdict(list)
+    for mol in mols:
+        for kind, values in internal_coordinates(sanitised(mol)[0], length).items():
+            pooled[kind].append(values)
+    return {kind: np.concatenate(values) for kind, values in pooled.items()}
 
 
 def test_the_neighbours_do_not_matter(real, shipped):

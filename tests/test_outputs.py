@@ -299,6 +299,18 @@ class TestResuming:
         sink.finish({})
         assert path.read_text() != "precious"
 
+    @pytest.mark.parametrize("suffix", [".sdf", ".smi"])
+    def test_a_link_is_written_through(self, tmp_path, suffix):
+        (tmp_path / "far").mkdir()
+        real, link = tmp_path / "far" / f"real{suffix}", tmp_path / f"link{suffix}"
+        link.symlink_to(real)
+        left = real.with_name(f".{real.name}.1.tmp")  # of a run that was killed
+        for path in (real, left):
+            path.write_text("old")
+        written(link, force=True)
+        assert link.is_symlink() and real.read_bytes() == written(tmp_path / f"plain{suffix}").read_bytes()
+        assert files(real.parent) == [real.name] and is_complete(link, len(RECORDS), IDENTITY)
+
     def test_what_is_complete(self, path):
         assert not is_complete(path, 1, IDENTITY)
         written(path)
@@ -434,6 +446,12 @@ class TestRefusals:
                 Output(tmp_path / "new.sdf", PROVENANCE, IDENTITY, rejects=tmp_path / name)
         assert files(tmp_path) == before
         assert (tmp_path / "there.sdf").read_text() == "precious"
+
+    def test_rejects_that_cannot_be_written_are_named(self, path):
+        rejects = path.with_name("no.sdf")
+        rejects.symlink_to(path.with_name("absent") / "no.sdf")
+        with pytest.raises(RequestError, match=r"^--rejects .*no.sdf: No such file or directory; choose"):
+            Output(path, PROVENANCE, IDENTITY, rejects=rejects)
 
     def test_rejects_must_be_another_sdf(self, path):
         with pytest.raises(RequestError, match="is another file of this command"):

@@ -330,16 +330,20 @@ def test_each_number_tells_what_of_a_large_reference_it_is_of(sdf, tmp_path, mon
     large = tmp_path / "large.sdf"
     large.write_text(sdf.read_text())
     monkeypatch.setattr(comparing, "LARGEST", 2)
-    found = evaluate_file(sdf, large, **CHEAP).evaluation
+    result = evaluate_file(sdf, large, **CHEAP)
+    found = result.evaluation
     drawn = "2 drawn by a hash from large.sdf"
     for name in ("snn", "unseen_ring_system"):
         assert drawn in found[name].definition
+    at_nearest = result.table[["smiles", "nearest"]][result.table["nearest_similarity"] == 1]
+    assert len(at_nearest) and (at_nearest["smiles"] == at_nearest["nearest"]).all()
     for name in ("novel", "element_tv"):
         assert "large.sdf" in found[name].definition and drawn not in found[name].definition
     assert found["element_tv"].value == 0
 
 
-def test_the_nearest_reference_molecule_stands_beside_each(sdf, smi):
+def test_the_nearest_reference_molecule_stands_beside_each(sdf, smi, monkeypatch):
+    monkeypatch.delitem(judging.TASKS, "fingerprints")  # a file's are known by then
     table = evaluate_file(sdf, smi, fcd=False, **CHEAP).table
     assert table["nearest"].tolist()[:2] == ["CCO", "c1ccccc1"]
     assert table["nearest_similarity"].tolist()[:2] == pytest.approx([1, 1])
@@ -510,7 +514,7 @@ def test_what_cannot_be_computed_is_null_in_strict_json(broken):
 
 def test_the_screen_shows_every_metric_with_its_counts(sdf, smi):
     result = evaluate_file(sdf, smi, strain=2, posebusters=0, fcd=False)
-    shown_names = {name for rows in report.SECTIONS.values() for name in rows}
+    shown_names = {name for rows in screen.SECTIONS.values() for name in rows}
     for width in (80, 100):
         text = shown(result, width)
         assert max(map(len, text.splitlines())) <= width
@@ -524,9 +528,9 @@ def test_without_a_terminal_every_metric_has_one_line(sdf, smi, capsys):
     result = evaluate_file(sdf, smi, strain=2, posebusters=0, fcd=False)
     result.print()
     lines = capsys.readouterr().out.splitlines()
-    for heading, rows in screen._sections(result.evaluation.metrics):
-        start = lines.index(heading) + 1
-        assert all(row[0].strip() in line and row[-1] in line for row, line in zip(rows, lines[start:], strict=False))
+    for heading, rows in report.sections(result.evaluation.metrics):
+        below = lines[lines.index(heading) + 1 :]
+        assert all(label.strip() in line and rule in line for (label, rule, _), line in zip(rows, below, strict=False))
 
 
 def test_a_metric_without_a_section_is_shown_under_its_own_name(sdf, smi):

@@ -50,7 +50,7 @@ def evaluate(
     Records that cannot be read are counted and named. Example: moldiff evaluate molecules.sdf --reference qm9
     """
     with one_line_errors():
-        from moldiff.files import behind_links, write_atomically
+        from moldiff.files import write_atomically
         from moldiff.report import evaluate_file
 
         poses = sys.maxsize if posebusters == "all" else posebusters and _count(posebusters, "--posebusters")
@@ -65,16 +65,16 @@ def evaluate(
             fail("interrupted; nothing was written", stop.code)
         evaluation.print()
         if json_path:
-            with write_atomically(behind_links(json_path)) as temporary:
+            with write_atomically(json_path) as temporary:
                 temporary.write_text(json.dumps(evaluation.to_dict(), indent=1), encoding="utf-8")
         if csv_path:
-            with write_atomically(behind_links(csv_path)) as temporary:
+            with write_atomically(csv_path) as temporary:
                 compression = "gzip" if csv_path.suffix.lower() == ".gz" else None
                 evaluation.table.to_csv(temporary, index=False, compression=compression)
         if report:
             from moldiff.html import write_html
 
-            write_html(evaluation, behind_links(report))
+            write_html(evaluation, report)
 
 
 @contextmanager

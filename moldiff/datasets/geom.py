@@ -54,6 +54,8 @@ def _entries(file: BufferedIOBase, name: str, whole: bool = True) -> Iterator[tu
                 for _ in range(size):
                     smiles = unpacker.unpack()
                     yield smiles, unpacker.unpack() if whole else unpacker.skip()
+    except ReadError:  # which is a ValueError
+        raise
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError, msgpack.UnpackException) as error:
         text = f"{type(error).__name__} {error}".strip()
         raise ReadError(f"{name}: not in the layout of drugs_crude.msgpack, or damaged ({text})") from error

@@ -14,8 +14,9 @@ import re
 import shutil
 import tarfile
 import zipfile
-from collections import deque
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ from moldiff.datasets.shards import WORK, discard
 from moldiff.errors import MoldiffError
 from moldiff.files import alone_in
 from moldiff.molecule import HYDROGENS
-from moldiff.workers import Here, Workers
+from moldiff.workers import Here, Workers, in_order
 
 HARTREE = 27.211386245988  # eV
 # name, unit, column of qm9pack, position in the second line of an archive's file, factor to the unit
@@ -64,6 +65,9 @@ BOND_RANGE = 0.75, 1.3
 MIN_CONTACT = 1.12
 CHUNK = 1000
 MAX_LISTED = 100
+UNREADABLE = (  # what a damaged source raises
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, csv.Error, EOFError, OSError, UnicodeDecodeError,
+)  # fmt: skip
 
 
 class QM9Error(MoldiffError):
@@ -95,16 +99,17 @@ def prepare_qm9(
     ``progress``: called with (done, total). ``force``: remove first what another set, or work on one, has left there.
     ``hydrogens``: "implicit" leaves them out; in all of QM9 the valences of the others imply them. Molecules of fewer than two
     atoms are then dropped as ``too small``.
-    Raises :class:`QM9Error` when there is no readable source, and for another ``hydrogens``.
+    Raises :class:`QM9Error` when there is no readable source, and for another ``hydrogens``; :class:`RequestError` when
+    another call prepares a set there.
     """
     if hydrogens not in HYDROGENS:
         raise QM9Error(f"hydrogens {hydrogens!r}: {' or '.join(HYDROGENS)}")
     rows, source = read_rows(archive)
     names = split_names(len(rows))
-    records = convert_all(rows, jobs or os.cpu_count() or 1, progress)
-    if hydrogens == "implicit":
-        records = [record if isinstance(record, str) else _heavy(record) for record in records]
     with alone_in(Path(directory)):
+        records = convert_all(rows, jobs or os.cpu_count() or 1, progress)
+        if hydrogens == "implicit":
+            records = [record if isinstance(record, str) else _heavy(record) for record in records]
         if force:
             discard(Path(directory))
         work = Path(directory) / WORK  # by which the same command knows what was interrupted here for its own
@@ -123,18 +128,24 @@ def read_rows(archive: Path | None) -> tuple[list[Row], dict]:
     """All molecules by QM9 index, and the part of the metadata that says where they are from."""
     if archive is not None and not Path(archive).is_file():
         raise QM9Error(f"{archive}: no such file; give a qm9pack wheel or dsgdb9nsd.xyz.tar.bz2")
-    if archive is not None and ".tar" in Path(archive).name:
-        rows, source = _read_tar(Path(archive))
-    else:
-        rows, hashes = [], {}
-        for name, data in csv_files(archive):
-            hashes[name] = hashlib.sha256(data).hexdigest()
-            rows += _read_csv(name, data)
-        known = "qm9pack 1.0.3 (PyPI)" if hashes == QM9PACK_SHA256 else "tables other than those of qm9pack 1.0.3"
-        source = {"source": known, "source_sha256": hashes, "licence": LICENCE}
+    try:
+        is_tar = archive is not None and ".tar" in Path(archive).name
+        rows, source = _read_tar(Path(archive)) if is_tar else _read_tables(archive)
+    except UNREADABLE as error:
+        text = str(error).partition("\n")[0].rstrip(":")  # tarfile goes on about every compression
+        raise QM9Error(f"{archive or 'qm9pack'}: cannot be read ({text}); fetch it again") from error
     if not rows:
         raise QM9Error(f"{archive or 'qm9pack'}: no molecules in it; give a qm9pack wheel or dsgdb9nsd.xyz.tar.bz2")
     return sorted(rows), {**source, "split": SPLIT_RULE, "standard_split": len(rows) == STANDARD_SIZE}
+
+
+def _read_tables(archive: Path | None) -> tuple[list[Row], dict]:
+    rows, hashes = [], {}
+    for name, data in csv_files(archive):
+        hashes[name] = hashlib.sha256(data).hexdigest()
+        rows += _read_csv(name, data)
+    known = "qm9pack 1.0.3 (PyPI)" if hashes == QM9PACK_SHA256 else "tables other than those of qm9pack 1.0.3"
+    return rows, {"source": known, "source_sha256": hashes, "licence": LICENCE}
 
 
 def csv_files(archive: Path | None) -> Iterator[tuple[str, bytes]]:
@@ -185,20 +196,20 @@ def _read_tar(archive: Path) -> tuple[list[Row], dict]:
     with tarfile.open(archive) as tar:
         for member in tar:
             if member.isfile() and member.name.endswith(".xyz"):
-                rows.append(_read_xyz(member.name, tar.extractfile(member).read().decode()))
+                rows.append(_read_xyz(member.name, tar.extractfile(member).read()))
     hashes = {archive.name: hashlib.sha256(archive.read_bytes()).hexdigest()}
     source = {"source": f"QM9 (figshare), {note}", "source_sha256": hashes, "licence": FIGSHARE_LICENCE}
     return [r for r in rows if r.index not in excluded], source
 
 
-def _read_xyz(name: str, text: str) -> Row:
+def _read_xyz(name: str, content: bytes) -> Row:
     """One file: atom count, ``gdb index`` and 15 properties, atoms with a charge, frequencies, SMILES, InChI.
 
     Of the two SMILES the first, GDB-17's, is taken: it carries no stereo and its order is the order of the atoms, as in
     qm9pack's column; the second is perceived from the geometry and only repeats what the coordinates say.
     """
     try:
-        lines = text.splitlines()
+        lines = content.decode().splitlines()
         n, words = int(lines[0]), lines[1].split()
         atoms = [line.split() for line in lines[2 : 2 + n]]
         properties = tuple(_number(words[place]) * factor for *_, place, factor in PROPERTIES)
@@ -228,14 +239,14 @@ def convert_all(
     rows: Sequence[Row], jobs: int = 1, progress: Callable[[int, int], None] | None = None
 ) -> list[Structure | str]:
     """:func:`convert` of every row, in order, by ``jobs`` processes."""
-    chunks = deque(rows[i : i + CHUNK] for i in range(0, len(rows), CHUNK))
-    count = min(jobs, len(chunks))
+    starts = range(0, len(rows), CHUNK)
+    tasks = ((rows[start : start + CHUNK],) for start in starts)
+    count = min(jobs, len(starts))
+    crew = Workers(count, _converter) if count > 1 else Here(_converter())
     results: list[Structure | str] = []
-    with Workers(count, _converter) if count > 1 else Here(_converter()) as crew:
-        while len(results) < len(rows):
-            while chunks and len(crew) < crew.capacity:
-                crew.submit(chunks.popleft())
-            results += crew.result(lambda: None)
+    with closing(in_order(crew, lambda: next(tasks, None), lambda: None)) as answers:
+        for _, converted in answers:
+            results += converted
             if progress:
                 progress(len(results), len(rows))
     return results

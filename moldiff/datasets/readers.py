@@ -128,18 +128,12 @@ def _sdf(lines: Lines) -> Iterator[Record]:
         if size <= MAX_RECORD:
             text.append(line)
         if line.startswith("$$$$"):
-            yield _sdf_record(number, first, text, size)
+            yield _record("sdf", number, first, text, size)
             number, first, text, size = number + 1, lines.number + 1, [], 0
     if lines.problem:
         yield Record(number, "", f"line {first}", "sdf", "", lines.problem)
     elif any(line.strip() for line in text):
-        yield _sdf_record(number, first, text, size)
-
-
-def _sdf_record(number: int, first: int, text: list[str], size: int) -> Record:
-    reason = f"a record of more than {MAX_RECORD} characters" if size > MAX_RECORD else ""
-    title = text[0].strip() if text and not text[0].startswith("$$$$") else ""
-    return Record(number, title, f"line {first}", "sdf", "" if reason else "".join(text), reason)
+        yield _record("sdf", number, first, text, size)
 
 
 def _xyz(lines: Lines) -> Iterator[Record]:
@@ -149,7 +143,7 @@ def _xyz(lines: Lines) -> Iterator[Record]:
         is_comment = len(frame) == 1 and _NUMBER.fullmatch(frame[0])
         if frame and _NUMBER.fullmatch(line) and not is_comment:
             number += 1
-            yield _xyz_record(number, first, frame, size)
+            yield _record("xyz", number, first, frame, size)
             frame, size = [], 0
         if not frame:
             first = lines.number
@@ -157,15 +151,17 @@ def _xyz(lines: Lines) -> Iterator[Record]:
             size += len(line)
             frame += [line] if size <= MAX_RECORD else []
     if frame and not lines.problem:
-        yield _xyz_record(number + 1, first, frame, size)
+        yield _record("xyz", number + 1, first, frame, size)
     elif lines.problem:
         yield Record(number + 1, "", f"line {first}", "xyz", "", lines.problem)
 
 
-def _xyz_record(number: int, first: int, frame: list[str], size: int) -> Record:
+def _record(kind: Kind, number: int, first: int, text: list[str], size: int) -> Record:
+    """``text``: its lines, whose title is the first, or of XYZ the second; ``size``: their characters, also where cut."""
     reason = f"a record of more than {MAX_RECORD} characters" if size > MAX_RECORD else ""
-    title = frame[1].strip() if len(frame) > 1 else ""
-    return Record(number, title, f"line {first}", "xyz", "" if reason else "".join(frame), reason)
+    at = 1 if kind == "xyz" else 0
+    title = text[at].strip() if at < len(text) and not text[at].startswith("$$$$") else ""
+    return Record(number, title, f"line {first}", kind, "" if reason else "".join(text), reason)
 
 
 def _smiles(lines: Lines) -> Iterator[Record]:

@@ -22,7 +22,7 @@ from moldiff.html.plots import Histogram, histogram
 from moldiff.html.sources import sources_of
 from moldiff.html.stages import funnel, passed
 from moldiff.metrics import Metric
-from moldiff.report import SECTIONS, FileEvaluation
+from moldiff.report import FileEvaluation, sections
 
 LISTED = 10  # features over-represented, and as many under-represented
 HEADLINE = (
@@ -43,7 +43,7 @@ def write_html(evaluation: FileEvaluation, path: Path) -> None:
 def render_html(evaluation: FileEvaluation) -> str:
     """The page as text. What comes from the file is escaped, and the page's policy lets only its own scripts run."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    reviewed = review(evaluation.table, evaluation.mols)
+    reviewed = review(evaluation.table, evaluation.mols, evaluation.protocols)
     environment.filters |= {"percent": _percent, "count": "{:,}".format, "figure": _figure, "picture": _picture}
     scripts = [_asset(name) for name in ("3Dmol-min.js", "tools.js", "report.js")]
     return environment.from_string(_asset("report.html.j2")).render(
@@ -61,7 +61,7 @@ def render_html(evaluation: FileEvaluation) -> str:
 def facts(evaluation: FileEvaluation, made_by: Maker) -> dict[str, Any]:
     """Everything that the template shows, but for the molecules themselves."""
     table, metrics, reference = evaluation.table, evaluation.evaluation.metrics, evaluation.reference
-    counted = passed(table)
+    counted = passed(table, evaluation.protocols)
     here = composition_of(counted.smiles[counted.whole].dropna())
     there = composition_of(sample(reference.smiles)) if reference else None
     rows = shares(here, there)
@@ -70,7 +70,8 @@ def facts(evaluation: FileEvaluation, made_by: Maker) -> dict[str, Any]:
         "file": evaluation.file.name, "sha256": evaluation.sha256, "n": len(table), "notes": evaluation.notes,
         "listed": min(len(table), MAX_MOLECULES), "moldiff": __version__, "rdkit": chem.RDKIT_VERSION,
         "reference": reference, "references": [(r.name, len(r.distinct), r.sha256) for r in evaluation.references],
-        "funnel": funnel(table, metrics), "headline": _headline(metrics), "sections": _sections(metrics),
+        "funnel": funnel(table, metrics, evaluation.protocols), "population": counted.population,
+        "headline": _headline(metrics), "sections": list(sections(metrics)),
         "histograms": _histograms(table, here, there), "here": here, "there": there, "level": LEVEL,
         "elements": [row for row in rows if row.kind == "element"],
         "over": _extreme(rows, 1), "under": _extreme(rows, -1), "tested": len(rows),
@@ -80,22 +81,8 @@ def facts(evaluation: FileEvaluation, made_by: Maker) -> dict[str, Any]:
 
 
 def _headline(metrics: list[Metric]) -> list[tuple[str, Metric]]:
-    found = {metric.name: metric for metric in metrics}
-    return [(_label(name), found[name]) for name in HEADLINE if name in found]
-
-
-def _sections(metrics: list[Metric]) -> list[tuple[str, list[tuple[str, Metric]]]]:
-    """(heading, (label, metric)) in the order of the screen."""
-    left = {metric.name: metric for metric in metrics}
-    sections = [(heading, [(_label(name), left.pop(name)) for name in shown if name in left])
-                for heading, shown in SECTIONS.items()]  # fmt: skip
-    sections.append(("others", [(_label(name), metric) for name, metric in left.items()]))
-    return [(heading, rows) for heading, rows in sections if rows]
-
-
-def _label(name: str) -> str:
-    labels = {key: label for shown in SECTIONS.values() for key, (label, _) in shown.items()}
-    return labels.get(name, name.replace("_", " "))
+    found = {metric.name: (label, metric) for _, rows in sections(metrics) for label, _, metric in rows}
+    return [found[name] for name in HEADLINE if name in found]
 
 
 def _histograms(table: pd.DataFrame, here: Composition, there: Composition | None) -> list[Histogram]:

@@ -49,11 +49,14 @@ def mol_block(mol: Mol, name: str) -> str:
     copy = Chem.Mol(mol)
     with quiet():
         if copy.GetNumConformers() == 0:
-            copy.UpdatePropertyCache(strict=False)
             copy = Chem.RemoveHs(copy, sanitize=False)
+            copy.UpdatePropertyCache(strict=False)  # the hydrogens that are implied now: they decide Kekulé structures
             Chem.rdDepictor.Compute2DCoords(copy)
         copy.SetProp("_Name", name)
-        return Chem.MolToMolBlock(copy, kekulize=any(bond.GetIsAromatic() for bond in copy.GetBonds()))
+        try:
+            return Chem.MolToMolBlock(copy)
+        except ValueError:  # no Kekulé structure is found: aromatic bonds stay as they are
+            return Chem.MolToMolBlock(copy, kekulize=False)
 
 
 def _graph(mol: Mol) -> Mol:

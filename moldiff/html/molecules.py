@@ -26,10 +26,10 @@ class Review:
     named: list[tuple[str, str]]
 
 
-def review(table: pd.DataFrame, mols: Sequence[Mol | None]) -> Review:
+def review(table: pd.DataFrame, mols: Sequence[Mol | None], protocols: Sequence[str]) -> Review:
     """What the page shows of each molecule; ``mols`` in the order of the ``table``, one for each row."""
     table = table.head(MAX_MOLECULES)
-    counted, found, named = passed(table), columns(table), []
+    counted, found, named = passed(table, protocols), columns(table), []
     smiles = _plain(counted.smiles)
     nearest = _plain(table["nearest"]) if "nearest" in table else [None] * len(table)
     known = sorted({text for text in nearest if text})

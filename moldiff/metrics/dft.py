@@ -8,7 +8,8 @@ than Gaussian's, by which QM9 was made; with these here water has 1.855 D (QM9: 
 from rdkit import Chem
 from rdkit.Chem import Mol
 
-EV = 27.211386245988  # a Hartree
+from moldiff.datasets.qm9 import HARTREE
+
 F_EXPONENT = {"C": 0.8, "N": 1.0, "O": 1.4, "F": 1.85}
 GRID = {"H": (20, 86), "heavy": (30, 110)}  # radial and angular points about an atom
 DFT_UNITS = {"homo": "eV", "lumo": "eV", "gap": "eV", "mu": "D"}
@@ -50,7 +51,7 @@ def dft_properties(mol: Mol) -> dict[str, float] | None:
     if not field.converged:
         return None
     occupied = system.nelectron // 2
-    homo, lumo = (float(e) * EV for e in field.mo_energy[occupied - 1 : occupied + 1])
+    homo, lumo = (float(e) * HARTREE for e in field.mo_energy[occupied - 1 : occupied + 1])
     mu = float((field.dip_moment(verbose=0) ** 2).sum() ** 0.5)
     return {"homo": homo, "lumo": lumo, "gap": lumo - homo, "mu": mu}
 

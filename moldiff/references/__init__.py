@@ -29,7 +29,7 @@ MOSES_FILES = {"train": PUBLISHED["moses"].member, "test": "moses/dataset/data/t
                "test_scaffolds": "moses/dataset/data/test_scaffolds.csv.gz"}  # fmt: skip
 
 
-class ReferenceError(MoldiffError):
+class ReferenceSetError(MoldiffError):
     """A reference is not there or cannot be read; the message names it and the remedy."""
 
 
@@ -40,8 +40,8 @@ RESOLUTION = dict(zip(PROPERTIES, (0.001, 0.001, 0.0001, 0.01), strict=True))
 class Comparison:
     """A set that molecules are compared with, and what is known of it.
 
-    ``profile``: without fingerprints, which follow from the SMILES; its values are sorted, each column for itself, and
-    rounded to ``RESOLUTION`` if they come with the package. ``distributions``: of its coordinates and composition.
+    ``profile``: if it comes with the package, without fingerprints, which follow from the SMILES, and with values sorted, each
+    column for itself, and rounded to ``RESOLUTION``. ``distributions``: of its coordinates and composition.
     ``rings_of``, ``counted_of``: what the profile's ring systems and the distributions are of, if not of what novelty is judged
     against and of ``reference``.
     """
@@ -71,7 +71,7 @@ class Against:
 def named(name: str) -> Against:
     """``qm9``: novelty against its training split, all else against its test split. ``moses``: its two test sets.
 
-    Raises :class:`ReferenceError` if the distribution with MOSES' files is not installed.
+    Raises :class:`ReferenceSetError` if the distribution with MOSES' files is not installed.
     """
     if name == "qm9":
         known, test = (Reference(f"qm9 {split}", _lines(f"qm9_{split}.smi.xz")) for split in ("train", "test"))
@@ -87,10 +87,10 @@ def moses_smiles(split: str) -> list[str]:
         with gzip.open(path, "rt", encoding="ascii") as file:
             lines = file.read().split()
     except PackageNotFoundError as error:
-        raise ReferenceError("reference moses: its files are in molsets; pip install --no-deps molsets") from error
+        raise ReferenceSetError("reference moses: its files are in molsets; pip install --no-deps molsets") from error
     except (OSError, EOFError, ValueError) as error:
         what = f"reference moses: {MOSES_FILES[split]} of molsets cannot be read ({error})"
-        raise ReferenceError(f"{what}; pip install --no-deps --force-reinstall molsets") from error
+        raise ReferenceSetError(f"{what}; pip install --no-deps --force-reinstall molsets") from error
     return lines[1:]  # below the heading
 
 

@@ -21,10 +21,10 @@ from moldiff.metrics import Evaluation, Metric, Reference
 from moldiff.references import NAMES
 from moldiff.report.comparing import Compared, compare, read_reference
 from moldiff.report.sampled import SAMPLED, Wanted, sample
-from moldiff.report.screen import SECTIONS, molecules, show
+from moldiff.report.screen import molecules, sections, show
 from moldiff.report.survey import PROTOCOLS, SUPPORTED, Survey, set_metrics, survey
 
-__all__ = ["SECTIONS", "FileEvaluation", "ReportError", "evaluate", "evaluate_file"]
+__all__ = ["FileEvaluation", "ReportError", "evaluate", "evaluate_file", "sections"]
 
 LISTED = 20  # records that are named on the screen; the JSON names all
 MEMORY = Path("molecules in memory")  # in place of a file

@@ -21,7 +21,7 @@ from moldiff.metrics.fingerprints import nearest, packed
 from moldiff.metrics.moses import diversity_metrics, similarity_metrics
 from moldiff.metrics.profiles import Profile, collect
 from moldiff.metrics.validity import without_stereo
-from moldiff.references import NAMES, Against, Comparison, ReferenceError, named
+from moldiff.references import NAMES, Against, Comparison, ReferenceSetError, named
 from moldiff.report.survey import Report, Survey
 
 SIZE = 500  # SMILES that a process gets at a time
@@ -43,15 +43,15 @@ def read_reference(source: Path | str, crew: Crew, with_fcd: bool, flat: bool, r
 
     ``flat``: without stereo for the FCD, as the molecules are that are compared.
 
-    Raises :class:`ReferenceError` for a file of which half or less can be read as molecules.
+    Raises :class:`ReferenceSetError` for a file of which half or less can be read as molecules.
     """
     if str(source) in NAMES and not Path(source).is_file():
         return named(str(source))
     path = Path(source)
     if not path.is_file():
-        raise ReferenceError(f"--reference {source}: no such file; give {', '.join(NAMES)} or a file of molecules")
+        raise ReferenceSetError(f"--reference {source}: no such file; give {', '.join(NAMES)} or a file of molecules")
     if kind_of(path) == "xyz":
-        raise ReferenceError(f"--reference {source}: has no bonds; give SMILES, one a line, or an SDF")
+        raise ReferenceSetError(f"--reference {source}: has no bonds; give SMILES, one a line, or an SDF")
     smiles, bad, distributions = [], [], {}
     for done, answer in enumerate(crew.map("known", read_records(path), SIZE), 1):
         found = answer.value or {"smiles": None}
@@ -64,7 +64,7 @@ def read_reference(source: Path | str, crew: Crew, with_fcd: bool, flat: bool, r
             report("reading the reference", done, None)
     if len(smiles) <= len(bad):
         found = f"RDKit reads {len(smiles)} of {len(smiles) + len(bad)} records as molecules with bonds"
-        raise ReferenceError(f"--reference {source}: {found}; give SMILES, one a line, or an SDF")
+        raise ReferenceSetError(f"--reference {source}: {found}; give SMILES, one a line, or an SDF")
     known = Reference(path.name, smiles)
     return Against(known, (_comparison(known, distributions, crew, with_fcd, flat, report),), tuple(_note(bad)))
 
@@ -78,14 +78,13 @@ def _comparison(
     known: Reference, distributions: Counts, crew: Crew, with_fcd: bool, flat: bool, report: Report
 ) -> Comparison:  # fmt: skip
     """Of all distinct SMILES of a file, or of those that a hash draws."""
-    distinct = known.distinct
     used = known
-    if len(distinct) > LARGEST:
-        distinct = sorted(distinct, key=lambda s: hashlib.sha256(s.encode()).digest())[:LARGEST]
-        used = Reference(f"{LARGEST} drawn by a hash from {known.name}", distinct)
-    records = list(_records(distinct))
+    if len(known.distinct) > LARGEST:
+        drawn = sorted(known.distinct, key=lambda s: hashlib.sha256(s.encode()).digest())[:LARGEST]
+        used = Reference(f"{LARGEST} drawn by a hash from {known.name}", drawn)
+    records = list(_records(used.distinct))
     parts = [a.value for a in _with_progress(crew.map("likenesses", records, SIZE), "reference", len(records), report)]
-    seen = {without_stereo(s) for s in distinct} if with_fcd and flat else distinct
+    seen = {without_stereo(s) for s in used.distinct} if with_fcd and flat else used.distinct
     moments = _moments(seen, crew, "reference: ChemNet", report) if with_fcd else None
     profile = replace(collect(part for part in parts if part is not None), chemnet=moments)
     return Comparison(used, profile, distributions, rings_of=used.name, counted_of=known.name)
@@ -130,6 +129,8 @@ def compare(found: Survey, against: Against | None, with_fcd: bool, crew: Crew, 
 def _with_fingerprints(comparison: Comparison, crew: Crew, report: Report) -> tuple[Profile, list[str]]:
     """The profile of a comparison with its fingerprints, and the SMILES they belong to."""
     smiles = comparison.reference.distinct
+    if len(comparison.profile.fingerprints) == len(smiles):
+        return comparison.profile, smiles
     records = list(_records(smiles))
     answers = _with_progress(
         crew.map("fingerprints", records, SIZE), "fingerprints of the reference", len(records), report

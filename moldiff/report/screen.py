@@ -17,6 +17,16 @@ if TYPE_CHECKING:
 WIDTH = 120  # characters of a line where there is no terminal
 COLUMNS = {"metric": 20, "value": 6, "interval": 13, "counts": 13}  # least widths, the same in all sections
 
+_SIMILARITIES = {  # of each of the test sets of MOSES; other references have but one
+    "fcd": ("FCD", "at equal n only"),
+    "snn": ("SNN", "similarity to nearest"),
+    "frag": ("fragments", "similarity, BRICS"),
+    "scaf": ("scaffolds", "similarity, Murcko"),
+    "logp_w1": ("logP", "Wasserstein"),
+    "sa_w1": ("SA", "Wasserstein"),
+    "qed_w1": ("QED", "Wasserstein"),
+    "weight_w1": ("weight, g/mol", "Wasserstein"),
+}
 # What the screen shows, in its order: heading, then name of a metric -> (label, the rule in a few words). The whole
 # rule is the metric's definition. Metrics not listed here come last, under their own names.
 SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
@@ -42,14 +52,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "intdiv2": ("IntDiv2", "the same, squared"),
     },
     "distance from the reference: 0 is equal, for similarities 1": {
-        "fcd": ("FCD", "at equal n only"),
-        "snn": ("SNN", "similarity to nearest"),
-        "frag": ("fragments", "similarity, BRICS"),
-        "scaf": ("scaffolds", "similarity, Murcko"),
-        "logp_w1": ("logP", "Wasserstein"),
-        "sa_w1": ("SA", "Wasserstein"),
-        "qed_w1": ("QED", "Wasserstein"),
-        "weight_w1": ("weight, g/mol", "Wasserstein"),
+        **_SIMILARITIES,
         "bond_length_w1": ("bond lengths, Å", "Wasserstein, by type"),
         "bond_angle_w1": ("bond angles, °", "Wasserstein, by type"),
         "torsion_w1": ("torsions, °", "Wasserstein, by type"),
@@ -59,14 +62,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "charge_tv": ("atomic charges", "total variation"),
     },
     "distance from the scaffolds kept apart: 0 is equal, for similarities 1": {
-        "fcd_test_scaffolds": ("FCD", "at equal n only"),
-        "snn_test_scaffolds": ("SNN", "similarity to nearest"),
-        "frag_test_scaffolds": ("fragments", "similarity, BRICS"),
-        "scaf_test_scaffolds": ("scaffolds", "similarity, Murcko"),
-        "logp_w1_test_scaffolds": ("logP", "Wasserstein"),
-        "sa_w1_test_scaffolds": ("SA", "Wasserstein"),
-        "qed_w1_test_scaffolds": ("QED", "Wasserstein"),
-        "weight_w1_test_scaffolds": ("weight, g/mol", "Wasserstein"),
+        f"{name}_test_scaffolds": row for name, row in _SIMILARITIES.items()
     },
     "drug-likeness of the valid & connected": {
         "qed": ("QED", "median"),
@@ -125,13 +121,13 @@ def show(evaluation: "FileEvaluation", console: Console | None = None) -> None:
     console = console or _console()
     say = partial(console.print, markup=False, highlight=False)
     say(f"{evaluation.file}: {molecules(len(evaluation.table))}")
-    for heading, rows in _sections(evaluation.evaluation.metrics):
+    for heading, rows in sections(evaluation.evaluation.metrics):
         table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, expand=False)
         for name, width in COLUMNS.items():
             table.add_column(name, min_width=width, no_wrap=True, justify="left" if name == "metric" else "right")
         table.add_column("rule")
-        for row in rows:
-            table.add_row(*row)
+        for label, rule, metric in rows:
+            table.add_row(label, *_figures(metric), rule)
         say()
         say(heading, style="bold")
         console.print(Padding(table, (0, 0, 0, 2)))
@@ -155,30 +151,30 @@ def molecules(count: int) -> str:
     return f"{count} molecule{'s' * (count != 1)}"
 
 
-def _sections(metrics: Iterable[Metric]) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
-    """(heading, rows of the screen) of every section that has metrics."""
+def sections(metrics: Iterable[Metric]) -> Iterator[tuple[str, list[tuple[str, str, Metric]]]]:
+    """(heading, (label, rule in a few words, metric)) of every section that has metrics, in the order of the screen."""
     left = {metric.name: metric for metric in metrics}
     for heading, shown in SECTIONS.items():
-        rows = [_row(label, left.pop(name), rule) for name, (label, rule) in shown.items() if name in left]
+        rows = [(label, rule, left.pop(name)) for name, (label, rule) in shown.items() if name in left]
         if rows:
             yield heading, rows
     if left:
-        yield "others", [_row(name, metric, metric.definition) for name, metric in left.items()]
+        yield "others", [(name, metric.definition, metric) for name, metric in left.items()]
 
 
-def _row(label: str, metric: Metric, rule: str) -> tuple[str, ...]:
-    """Label, value, interval, counts and rule as the screen shows them."""
+def _figures(metric: Metric) -> tuple[str, str, str]:
+    """Value, interval and counts as the screen shows them."""
     if metric.numerator is None:
-        return label, _number(metric.value), "", f"n = {metric.denominator}", rule
+        return _number(metric.value), "", f"n = {metric.denominator}"
     counts = f"{metric.numerator}/{metric.denominator}"
     if not metric.denominator:
-        return label, "none", "", counts, rule
+        return "none", "", counts
     interval = "-".join(f"{100 * bound:.2f}" for bound in metric.interval or ())
-    return label, f"{100 * metric.value:.2f}", interval, counts, rule
+    return f"{100 * metric.value:.2f}", interval, counts
 
 
 def _number(value: float) -> str:
-    """With three significant digits, and at least two decimals."""
+    """With four decimals below 1, else with two."""
     if not math.isfinite(value):
         return "none"
     return f"{value:.4f}" if abs(value) < 1 else f"{value:.2f}"

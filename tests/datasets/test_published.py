@@ -321,7 +321,9 @@ class TestGeomDrugs:
         path = tmp_path / "rdkit_folder.tar.gz"
         with tarfile.open(path, "w:gz") as archive:
             archive.addfile(tarfile.TarInfo("rdkit_folder/drugs/a.pickle"))
-        with pytest.raises(ReadError, match=r"no .msgpack file in it; give .* \(pickles are not read\)"):
+        with pytest.raises(
+            ReadError, match=r"^rdkit_folder\.tar\.gz: no .msgpack file in it; give .* \(pickles are not read\)$"
+        ):
             count_published("geom-drugs", path)
         path.with_name("a.msgpack").write_bytes(b"SMILES\n")
         with pytest.raises(ReadError, match=r"a.msgpack: not in the layout of drugs_crude.msgpack, or damaged"):

@@ -12,6 +12,8 @@ import pytest
 from moldiff import chem
 from moldiff.datasets import qm9
 from moldiff.datasets.prepared import SPLITS, read_meta, read_split
+from moldiff.errors import RequestError
+from moldiff.files import alone_in
 from moldiff.force_field import whole_mols
 
 SAMPLE = Path(__file__).parents[2] / "data" / "qm9_sample"
@@ -51,7 +53,7 @@ def tar(path: Path, *texts: str) -> Path:
         for number, text in enumerate(texts, start=1):
             member = tarfile.TarInfo(f"dsgdb9nsd_{number:06}.xyz")
             member.size = len(text)
-            archive.addfile(member, io.BytesIO(text.encode()))
+            archive.addfile(member, io.BytesIO(text.encode("latin-1")))
     return path
 
 
@@ -201,6 +203,9 @@ def test_figshare_exclusions_are_honoured(tmp_path):
     ("a.csv", b"Index,SMILES\n1,C\n", "a.csv: no column Elements"),
     ("a.csv", TABLE.read_bytes()[:1500], "a.csv, line 4"),
     ("a.csv", TABLE.read_bytes().splitlines(keepends=True)[0], "no molecules"),
+    ("a.csv", TABLE.read_bytes().replace(b"XYZ", b"X\xff"), r"a.csv: cannot be read \(.* byte 0xff .*\); fetch it again"),
+    ("a.csv", TABLE.read_bytes() + b"\xff", r"a.csv: cannot be read \(.* byte 0xff .*\); fetch it again"),
+    ("a.tar.bz2", b"x", r"^[^\n]*a.tar.bz2: cannot be read \(file could not be opened [a-z]*\); fetch it again$"),
 ])  # fmt: skip
 def test_bad_sources_are_named(tmp_path, name, content, message):
     path = tmp_path / name
@@ -211,8 +216,23 @@ def test_bad_sources_are_named(tmp_path, name, content, message):
 
 
 def test_bad_archive_members_are_named(tmp_path):
-    with pytest.raises(qm9.QM9Error, match=r"dsgdb9nsd_000001.xyz: not a QM9 file"):
-        qm9.read_rows(tar(tmp_path / "dsgdb9nsd.xyz.tar.bz2", "5\ngdb 1\n"))
+    for text in ("5\ngdb 1\n", "\xff"):
+        with pytest.raises(qm9.QM9Error, match=r"dsgdb9nsd_000001.xyz: not a QM9 file"):
+            qm9.read_rows(tar(tmp_path / "dsgdb9nsd.xyz.tar.bz2", text))
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b[:60] + b"damage" + b[66:]])
+def test_damaged_archives_are_named(tmp_path, damage):
+    for whole in (tar(tmp_path / "a.tar.bz2", *[METHANE] * 50), wheel(tmp_path / "a.whl")):
+        whole.write_bytes(damage(whole.read_bytes()))
+        with pytest.raises(qm9.QM9Error, match=rf"{whole.name}: (cannot be read|neither a wheel)[^\n]*$"):
+            qm9.read_rows(whole)
+
+
+def test_a_place_is_one_run_s_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(qm9, "convert_all", lambda *_: pytest.fail("worked"))
+    with alone_in(tmp_path), pytest.raises(RequestError, match="another run is writing there"):
+        qm9.prepare_qm9(TABLE, tmp_path, jobs=1)
 
 
 def test_result_does_not_depend_on_processes(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from moldiff.guidance import AllowedAtoms, Guide, WithinValences
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
-from moldiff.one_size import Tick, filled_rows, inference, same_size_batches, sample_filled
+from moldiff.one_size import BATCH, Tick, filled_rows, sample_filled, sampled_by_size
 from moldiff.requests import Request
 from moldiff.samplers import KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
@@ -44,14 +44,13 @@ def complete(
     ``keys``: (number of the molecule, number of the attempt). Where atoms are free they keep their element: only the charge
     is made. ``tick`` is told of work done, in molecules.
     """
-    made: dict[int, Molecules] = {}
-    with inference():
-        for chosen in same_size_batches([m.mask.shape[1] for m in molecules], model.device.type):
-            random = KeyedRandomness(seed, [key_of(*keys[k]) for k in chosen], model.device)
-            template = Molecules.collate([molecules[k] for k in chosen])
-            done = _one_size(model, template, free, sampler, random, tick)
-            made |= dict(zip(chosen, done.to("cpu").split(), strict=True))
-    return [made[k] for k in range(len(molecules))]
+    random = KeyedRandomness(seed, [key_of(*key) for key in keys], model.device)
+
+    def one(part: KeyedRandomness, rows: list[int]) -> Molecules:
+        template = Molecules.collate([molecules[k] for k in rows])
+        return _one_size(model, template, free, sampler, part, tick)
+
+    return sampled_by_size([m.mask.shape[1] for m in molecules], random, BATCH[model.device.type], one)
 
 
 def in_windows(

@@ -5,7 +5,7 @@ from itertools import count
 import pytest
 import torch
 
-from moldiff import generation
+from moldiff import completion, generation
 from moldiff.completion import (
     BONDS,
     CONFORMER,
@@ -65,6 +65,32 @@ def test_what_is_known_comes_back_as_given(model, singles, free, kept):
         assert not any(
             torch.equal(getattr(given, name), getattr(found, name)) for name in ("pos", "bond") if name in free
         )
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_batches_that_do_not_fit_the_memory_are_halved(model, singles, monkeypatch, error):
+    asked = (model, singles, [(1, k) for k in range(9)], CONFORMER, SAMPLER, 3)
+    straight, sizes, whole = complete(*asked), [], completion._one_size
+
+    def limited(model, template, free, sampler, random, tick):
+        sizes.append(len(template))
+        if len(template) > 2:
+            random.normal()  # numbers drawn before the memory ran out are drawn again
+            raise error
+        return whole(model, template, free, sampler, random, tick)
+
+    monkeypatch.setattr(completion, "_one_size", limited)
+    assert all(map(equal, complete(*asked), straight))
+    assert sizes == [3, 1, 1, 1, 1, 1, 1, 1, 1, 1]  # what a size has shown is not tried again with a larger one
+
+
+def test_want_of_memory_for_one_molecule(model, singles, monkeypatch):
+    def never(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(completion, "_one_size", never)
+    with pytest.raises(RequestError, match="not enough memory for one molecule of 3 atoms"):
+        complete(model, singles, [(1, k) for k in range(9)], CONFORMER, SAMPLER, 3)
 
 
 @pytest.mark.parametrize("other", [dict(seed=1), dict(keys=[(2, 0)]), dict(keys=[(1, 1)])])

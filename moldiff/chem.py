@@ -27,7 +27,7 @@ TETRAHEDRAL = {getattr(Chem.ChiralType, f"CHI_{tag}") for tag in ("UNSPECIFIED",
 _BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 ORDERS = {bond_type: order for order, bond_type in _BOND_TYPES.items()}  # Kekulé
 # RDKit's clean-up rewrites groups (pentavalent nitro, hypervalent halogens): a repair, so not in a judgement.
-SANITISE = Chem.SANITIZE_ALL ^ Chem.SANITIZE_CLEANUP ^ Chem.SANITIZE_CLEANUP_ORGANOMETALLICS
+_SANITISE = Chem.SANITIZE_ALL ^ Chem.SANITIZE_CLEANUP ^ Chem.SANITIZE_CLEANUP_ORGANOMETALLICS
 
 
 class ConversionError(MoldiffError):
@@ -185,6 +185,24 @@ def without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
     return bare
 
 
+def sanitised(mol: Chem.Mol, implied: bool | None = False) -> tuple[Chem.Mol | None, str]:
+    """(sanitised copy, "") or (None, "empty" or the name of the step that failed); nothing is repaired.
+
+    ``implied``: whether an open valence becomes hydrogens, and not unpaired electrons; None: as each atom says.
+    """
+    if mol.GetNumAtoms() == 0:
+        return None, "empty"
+    copy = Chem.Mol(mol)
+    if implied is not None:
+        for atom in copy.GetAtoms():
+            atom.SetNoImplicit(not implied)
+    with quiet():
+        failed = Chem.SanitizeMol(copy, _SANITISE, catchErrors=True)
+    if failed != Chem.SanitizeFlags.SANITIZE_NONE:
+        return None, failed.name.removeprefix("SANITIZE_").lower()
+    return copy, ""
+
+
 def check(mol: Chem.Mol) -> Verdict:
     """Accept or reject a molecule with explicit hydrogens, whole: never its largest fragment, never a repaired copy.
 
@@ -194,18 +212,14 @@ def check(mol: Chem.Mol) -> Verdict:
     """
     if len(Chem.GetMolFrags(mol)) != 1:
         return Verdict(None, "disconnected")
-    copy = Chem.Mol(mol)
+    copy, failed = sanitised(mol, implied=None)
+    if copy is None:
+        return Verdict(None, "valence" if failed == "properties" else "sanitisation")
+    if any(atom.GetNumRadicalElectrons() for atom in copy.GetAtoms()):
+        return Verdict(None, "radical")
+    if not _has_sound_coordinates(copy):
+        return Verdict(None, "coordinates")
     with quiet():
-        try:
-            Chem.SanitizeMol(copy, SANITISE)
-        except Chem.AtomValenceException:
-            return Verdict(None, "valence")
-        except (Chem.MolSanitizeException, ValueError):
-            return Verdict(None, "sanitisation")
-        if any(atom.GetNumRadicalElectrons() for atom in copy.GetAtoms()):
-            return Verdict(None, "radical")
-        if not _has_sound_coordinates(copy):
-            return Verdict(None, "coordinates")
         assign_stereo(copy)
     return Verdict(copy, None)
 
@@ -237,16 +251,23 @@ def unmapped(mol: Chem.Mol) -> Chem.Mol:
     return copy
 
 
+def bare(mol: Chem.Mol) -> Chem.Mol:
+    """A copy of a sanitised molecule without stereo and without explicit hydrogens."""
+    copy = Chem.Mol(mol)
+    with quiet():
+        Chem.RemoveStereochemistry(copy)  # first: hydrogens that define a double bond's stereo would be kept otherwise
+        copy = Chem.RemoveHs(copy, sanitize=False)
+    Chem.GetSymmSSSR(copy)  # removing atoms forgets the rings
+    return copy
+
+
 def smiles(mol: Chem.Mol, stereo: bool = True) -> str:
     """Canonical SMILES of a sanitised molecule without explicit hydrogens; the input is not changed.
 
     With ``stereo``, the one hydrogen that tells the two sides of a double bond apart stays: ``[H]/N=C/C``.
     """
-    copy = Chem.Mol(mol)
     with quiet():
-        if not stereo:
-            Chem.RemoveStereochemistry(copy)  # before the hydrogens, some of which RDKit keeps for their stereo
-        return Chem.MolToSmiles(Chem.RemoveHs(copy), isomericSmiles=stereo)
+        return Chem.MolToSmiles(Chem.RemoveHs(mol) if stereo else bare(mol), isomericSmiles=stereo)
 
 
 def sdf_record(mol: Chem.Mol, name: str, tags: dict[str, object]) -> str:

@@ -16,7 +16,6 @@ from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.generation import Generator
 from moldiff.hydrogens import NOISES, Hydrogens
 from moldiff.metrics.distributions import internal_coordinates, wasserstein
-from moldiff.metrics.validity import sanitised
 from moldiff.model import Model
 from moldiff.model_file import DataInfo, ModelFileError
 from moldiff.predictions import placer_of, with_placed_hydrogens
@@ -139,7 +138,7 @@ def test_they_are_turned_as_in_the_data(real, shipped):
 
 
 def sanitised_mol(mol: Chem.Mol) -> Chem.Mol:
-    return sanitised(mol)[0]
+    return chem.sanitised(mol)[0]
 
 
 def test_the_neighbours_do_not_matter(real, shipped):

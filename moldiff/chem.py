@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, Integer
 from rdkit import Chem, rdBase
-from rdkit.Geometry import Point3D
 
 from moldiff.errors import MoldiffError
 from moldiff.molecule import TOKEN_FORM, Molecules, split_token
@@ -123,12 +123,29 @@ def _mol(atoms: list[Chem.Atom], mask: np.ndarray, pos: np.ndarray, atom: np.nda
     first, second = np.nonzero(bond)
     for i, j, order in zip(first.tolist(), second.tolist(), bond[first, second].tolist(), strict=True):
         mol.AddBond(i, j, _BOND_TYPES[order])
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    for i, xyz in enumerate(pos[mask].tolist()):
-        conformer.SetAtomPosition(i, Point3D(*xyz))
+    return placed(mol, pos[mask])
+
+
+def placed(mol: Chem.Mol, pos: Float[np.ndarray, "n 3"]) -> Chem.Mol:
+    """A copy with these coordinates (Å) as its only conformer."""
+    copy = Chem.Mol(mol)
+    copy.RemoveAllConformers()
+    conformer = Chem.Conformer(copy.GetNumAtoms())
+    conformer.SetPositions(np.asarray(pos, dtype=np.float64))
     conformer.Set3D(True)
-    mol.AddConformer(conformer, assignId=True)
-    return mol.GetMol()
+    copy.AddConformer(conformer, assignId=True)
+    return copy
+
+
+def kekule_bonds(mol: Chem.Mol) -> Integer[np.ndarray, "bonds 3"]:
+    """The two atoms of every bond and its Kekulé order, 1 to 3. Raises :class:`ConversionError` for bonds of other types."""
+    copy = Chem.Mol(mol)
+    Chem.Kekulize(copy, clearAromaticFlags=True)
+    bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx(), b.GetBondType()) for b in copy.GetBonds()]
+    for i, j, kind in bonds:
+        if kind not in ORDERS:
+            raise ConversionError(f"bond {i}-{j}: {kind}; only orders 1 to 3 are known")
+    return np.array([(i, j, ORDERS[kind]) for i, j, kind in bonds], dtype=int).reshape(-1, 3)
 
 
 def from_rdkit(mols: Sequence[Chem.Mol], vocabulary: Sequence[str]) -> Molecules:
@@ -149,15 +166,14 @@ def _single(number: int, mol: Chem.Mol, index: dict[tuple[str, int], int]) -> Mo
     mol.UpdatePropertyCache(strict=False)
     if mol.GetNumConformers() == 0:
         raise ConversionError(f"molecule {number}: no coordinates; embed it first (rdkit.Chem.AllChem.EmbedMolecule)")
-    Chem.Kekulize(mol, clearAromaticFlags=True)
     tokens = [_token(f"molecule {number}, atom {atom.GetIdx()}", atom, index) for atom in mol.GetAtoms()]
     n = len(tokens)
     bond = np.zeros((1, n, n), dtype=np.int64)
-    for b in mol.GetBonds():
-        i, j = b.GetBeginAtomIdx(), b.GetEndAtomIdx()
-        if b.GetBondType() not in ORDERS:
-            raise ConversionError(f"molecule {number}, bond {i}-{j}: {b.GetBondType()}; only orders 1 to 3 are known")
-        bond[0, i, j] = bond[0, j, i] = ORDERS[b.GetBondType()]
+    try:
+        i, j, order = kekule_bonds(mol).T
+    except ConversionError as error:
+        raise ConversionError(f"molecule {number}, {error}") from error
+    bond[0, i, j] = bond[0, j, i] = order
     pos = torch.from_numpy(mol.GetConformer().GetPositions()).float()
     atom = torch.tensor([tokens], dtype=torch.long)
     return Molecules(torch.ones(1, n, dtype=torch.bool), pos[None], atom, torch.from_numpy(bond))
@@ -332,9 +348,7 @@ def graph_from_smiles(text: str) -> Graph | None:
         if mol is None:
             return None
         canonical = Chem.MolToSmiles(mol, isomericSmiles=False)
-        Chem.Kekulize(mol, clearAromaticFlags=True)
-    bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx(), ORDERS[b.GetBondType()]) for b in mol.GetBonds()]
-    table = np.array(bonds, dtype=int).reshape(-1, 3)
+        table = kekule_bonds(mol)
     columns = [(a.GetAtomicNum(), a.GetFormalCharge(), a.GetTotalNumHs()) for a in mol.GetAtoms()]
     number, charge, hydrogens = np.array(columns, dtype=int).reshape(-1, 3).T
     return Graph(number, charge, hydrogens, table[:, :2], table[:, 2], canonical)

@@ -72,10 +72,3 @@ def test_flat_centres_do_not_obey():
     pos = shape("C[C@H](O)F")
     pos[:, 2] = 0
     assert stereo.obey(graph("C[C@H](O)F"), pos) is None
-
-
-def test_placed_is_a_copy():
-    mol = graph("CO")
-    copy = stereo.placed(mol, np.ones((6, 3)))
-    assert (mol.GetNumConformers(), copy.GetNumConformers()) == (0, 1)
-    assert (copy.GetConformer().GetPositions() == 1).all()

@@ -116,10 +116,9 @@ def free_levels(molecules: Molecules, free: frozenset[str]) -> NoiseLevel:
     return NoiseLevel(**{name: getattr(every, name) * (name in free) for name in ("pos", "atom", "bond")})
 
 
-def same_element(element_of: Sequence[int], atom: Integer[Tensor, "b n"]) -> Bool[Tensor, "b n tokens"]:
-    """True for the tokens that are of the element of each atom; ``element_of`` each token."""
-    element = torch.tensor(element_of, device=atom.device)
-    return element[atom][..., None] == element
+def same_element(data: DataInfo, atom: Integer[Tensor, "b n"]) -> Bool[Tensor, "b n tokens"]:
+    """True for the tokens that are of the element of each atom."""
+    return data.elements_in(atom)[..., None] == torch.tensor(data.element_of, device=atom.device)
 
 
 def element_token(data: DataInfo, symbol: str) -> int | None:
@@ -131,7 +130,7 @@ def _one_size(
     model: Model, template: Molecules, free: frozenset[str], sampler: Sampler, random: KeyedRandomness, tick: Tick
 ) -> Molecules:
     template = template.select(filled_rows(*template.mask.shape)).to(model.device)
-    guides: list[Guide] = [AllowedAtoms(same_element(model.data.element_of, template.atom))] if "atom" in free else []
+    guides: list[Guide] = [AllowedAtoms(same_element(model.data, template.atom))] if "atom" in free else []
     if "bond" in free:
         guides.append(WithinValences(model.data.vocabulary))
     conditions = model.told_atoms(model.nothing_asked(len(template)), template)

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import embedded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, rdBase
@@ -26,12 +27,6 @@ NAMED = {
     "imidazole": "c1c[nH]cn1",
     "fluoroform": "FC(F)F",
 }
-
-
-def embedded(smiles: str) -> Chem.Mol:
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
-    return mol
 
 
 def converted(mol: Chem.Mol) -> Chem.Mol:

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from conftest import embedded
 from rdkit import Chem
-from rdkit.Chem import AllChem
 
 from moldiff import chem, stereo
 
@@ -13,9 +13,7 @@ def graph(smiles: str) -> Chem.Mol:
 
 
 def shape(smiles: str) -> np.ndarray:
-    mol = graph(smiles)
-    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
-    return mol.GetConformer().GetPositions()
+    return embedded(smiles).GetConformer().GetPositions()
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ of one exact size, and the arithmetic on one molecule does not depend on its bat
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,13 +14,12 @@ from jaxtyping import Float, Integer
 
 from moldiff.conditions import draw_values
 from moldiff.draws import Drawn
-from moldiff.errors import RequestError
 from moldiff.guidance import AsMarked, Guide, OnTheirSide, WithinValences
 from moldiff.known import blank
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
-from moldiff.one_size import BATCH, Tick, filled_rows, inference, sample_filled
+from moldiff.one_size import BATCH, Tick, filled_rows, sample_filled, sampled_by_size
 from moldiff.requests import Request
 from moldiff.samplers import KeyedRandomness
 from moldiff.schedules import NoiseLevel
@@ -72,14 +70,34 @@ def sample_sizes(
 
 def _once(told: Told, random: KeyedRandomness, batch_size: int | None, tick: Tick) -> Molecules:
     """From noise to molecules, once."""
-    batch = batch_size or BATCH[told.model.device.type]
-    parts: dict[int, Molecules] = {}
-    with inference():
-        for atoms in np.unique(told.atoms).tolist():
-            positions = np.flatnonzero(told.atoms == atoms).tolist()
-            sampled = SameSize(told.select(positions), tick).sample(random.select(positions), atoms, batch)
-            parts |= dict(zip(positions, sampled.to("cpu").split(), strict=True))
-        return Molecules.collate([parts[k] for k in range(len(told))])
+    most = batch_size or BATCH[told.model.device.type]
+    made = sampled_by_size(told.atoms, random, most, lambda part, rows: _one_size(told.select(rows), part, tick))
+    return Molecules.collate(made)
+
+
+def _one_size(told: Told, random: KeyedRandomness, tick: Tick) -> Molecules:
+    """One batch, and more to fill it up."""
+    model, r = told.model, told.request
+    device, filled = model.device, filled_rows(len(told), random.atoms)
+    told = told.select(filled)
+    if r.known is None:
+        template = blank(len(filled), random.atoms, device)
+        free = NoiseLevel.free(template, torch.ones(len(filled), device=device))
+    else:
+        template, free = r.known.template(len(filled), random.atoms, device)
+    if (centre := r.overlay.centre) and not free.fixed_pos[template.mask].any():
+        template = template.centre()
+        template = template.replace(pos=template.pos + torch.tensor(centre, device=device))
+    guides: tuple[Guide, ...] = (*r.guides, WithinValences(model.data.vocabulary, r.known and r.known.full))
+    if r.known and r.known.single_marks is not None:
+        guides = (AsMarked(r.known.single_marks), *guides)
+    if r.known and r.known.sides is not None:
+        guides = (*guides, OnTheirSide(r.known.sides))
+    guidance = r.guidance if told.asked.any() else 1.0  # what is only told is not aimed at
+    return sample_filled(
+        model, random, template, free, told.conditions().to(device), r.sampler, guides, guidance, tick,
+        keep_composition=r.formula is not None,
+    )  # fmt: skip
 
 
 def draw_request(
@@ -106,62 +124,3 @@ def asked_values(data: DataInfo, request: Request, index: int) -> dict[str, floa
     _, values = _draw_values(data, request, KeyedRandomness(request.seed, [index]))
     named = zip(data.properties, values[0].tolist(), strict=True)
     return {f"asked_{p.name}": round(value, 6) for p, value in named if not math.isnan(value)}
-
-
-@dataclass
-class SameSize:
-    """Molecules of one size, in batches; a batch that does not fit the memory is halved."""
-
-    told: Told
-    tick: Tick
-
-    def sample(self, random: KeyedRandomness, atoms: int, batch: int) -> Molecules:
-        done: list[Molecules] = []
-        start = 0
-        while start < len(random.streams):
-            rows = range(start, min(start + batch, len(random.streams)))
-            chosen = random.select(rows).of_size(atoms)
-            before = [stream.bit_generator.state for stream in chosen.streams]
-            try:
-                done.append(self.one(chosen, rows))
-                start += len(rows)
-            except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if len(rows) == 1:
-                    text = f"not enough memory for one molecule of {atoms} atoms; close other programs"
-                    raise RequestError(text) from error
-                batch = len(rows) // 2
-                for stream, state in zip(chosen.streams, before, strict=True):
-                    stream.bit_generator.state = state
-        return Molecules.collate(done)
-
-    def one(self, random: KeyedRandomness, rows: range) -> Molecules:
-        """One batch: these rows, and more to fill it up."""
-        model, r = self.told.model, self.told.request
-        device, filled = model.device, filled_rows(len(rows), random.atoms)
-        told = self.told.select(np.array(rows)[filled])
-        if r.known is None:
-            template = blank(len(filled), random.atoms, device)
-            free = NoiseLevel.free(template, torch.ones(len(filled), device=device))
-        else:
-            template, free = r.known.template(len(filled), random.atoms, device)
-        if (centre := r.overlay.centre) and not free.fixed_pos[template.mask].any():
-            template = template.centre()
-            template = template.replace(pos=template.pos + torch.tensor(centre, device=device))
-        guides: tuple[Guide, ...] = (*r.guides, WithinValences(model.data.vocabulary, r.known and r.known.full))
-        if r.known and r.known.single_marks is not None:
-            guides = (AsMarked(r.known.single_marks), *guides)
-        if r.known and r.known.sides is not None:
-            guides = (*guides, OnTheirSide(r.known.sides))
-        guidance = r.guidance if told.asked.any() else 1.0  # what is only told is not aimed at
-        return sample_filled(
-            model, random, template, free, told.conditions().to(device), r.sampler, guides, guidance, self.tick,
-            keep_composition=r.formula is not None,
-        )  # fmt: skip
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """torch reports it as a class of its own on a GPU and as a plain RuntimeError on a CPU."""
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or "not enough memory" in str(error) or "can't allocate memory" in str(error)

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float, Integer
 from rdkit import Chem, rdBase
-from rdkit.Geometry import Point3D
 
 from moldiff.errors import MoldiffError
 from moldiff.molecule import TOKEN_FORM, Molecules, split_token
@@ -27,7 +27,7 @@ TETRAHEDRAL = {getattr(Chem.ChiralType, f"CHI_{tag}") for tag in ("UNSPECIFIED",
 _BOND_TYPES = {1: Chem.BondType.SINGLE, 2: Chem.BondType.DOUBLE, 3: Chem.BondType.TRIPLE}
 ORDERS = {bond_type: order for order, bond_type in _BOND_TYPES.items()}  # Kekulé
 # RDKit's clean-up rewrites groups (pentavalent nitro, hypervalent halogens): a repair, so not in a judgement.
-SANITISE = Chem.SANITIZE_ALL ^ Chem.SANITIZE_CLEANUP ^ Chem.SANITIZE_CLEANUP_ORGANOMETALLICS
+_SANITISE = Chem.SANITIZE_ALL ^ Chem.SANITIZE_CLEANUP ^ Chem.SANITIZE_CLEANUP_ORGANOMETALLICS
 
 
 class ConversionError(MoldiffError):
@@ -123,12 +123,29 @@ def _mol(atoms: list[Chem.Atom], mask: np.ndarray, pos: np.ndarray, atom: np.nda
     first, second = np.nonzero(bond)
     for i, j, order in zip(first.tolist(), second.tolist(), bond[first, second].tolist(), strict=True):
         mol.AddBond(i, j, _BOND_TYPES[order])
-    conformer = Chem.Conformer(mol.GetNumAtoms())
-    for i, xyz in enumerate(pos[mask].tolist()):
-        conformer.SetAtomPosition(i, Point3D(*xyz))
+    return placed(mol, pos[mask])
+
+
+def placed(mol: Chem.Mol, pos: Float[np.ndarray, "n 3"]) -> Chem.Mol:
+    """A copy with these coordinates (Å) as its only conformer."""
+    copy = Chem.Mol(mol)
+    copy.RemoveAllConformers()
+    conformer = Chem.Conformer(copy.GetNumAtoms())
+    conformer.SetPositions(np.asarray(pos, dtype=np.float64))
     conformer.Set3D(True)
-    mol.AddConformer(conformer, assignId=True)
-    return mol.GetMol()
+    copy.AddConformer(conformer, assignId=True)
+    return copy
+
+
+def kekule_bonds(mol: Chem.Mol) -> Integer[np.ndarray, "bonds 3"]:
+    """The two atoms of every bond and its Kekulé order, 1 to 3. Raises :class:`ConversionError` for bonds of other types."""
+    copy = Chem.Mol(mol)
+    Chem.Kekulize(copy, clearAromaticFlags=True)
+    bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx(), b.GetBondType()) for b in copy.GetBonds()]
+    for i, j, kind in bonds:
+        if kind not in ORDERS:
+            raise ConversionError(f"bond {i}-{j}: {kind}; only orders 1 to 3 are known")
+    return np.array([(i, j, ORDERS[kind]) for i, j, kind in bonds], dtype=int).reshape(-1, 3)
 
 
 def from_rdkit(mols: Sequence[Chem.Mol], vocabulary: Sequence[str]) -> Molecules:
@@ -149,15 +166,14 @@ def _single(number: int, mol: Chem.Mol, index: dict[tuple[str, int], int]) -> Mo
     mol.UpdatePropertyCache(strict=False)
     if mol.GetNumConformers() == 0:
         raise ConversionError(f"molecule {number}: no coordinates; embed it first (rdkit.Chem.AllChem.EmbedMolecule)")
-    Chem.Kekulize(mol, clearAromaticFlags=True)
     tokens = [_token(f"molecule {number}, atom {atom.GetIdx()}", atom, index) for atom in mol.GetAtoms()]
     n = len(tokens)
     bond = np.zeros((1, n, n), dtype=np.int64)
-    for b in mol.GetBonds():
-        i, j = b.GetBeginAtomIdx(), b.GetEndAtomIdx()
-        if b.GetBondType() not in ORDERS:
-            raise ConversionError(f"molecule {number}, bond {i}-{j}: {b.GetBondType()}; only orders 1 to 3 are known")
-        bond[0, i, j] = bond[0, j, i] = ORDERS[b.GetBondType()]
+    try:
+        i, j, order = kekule_bonds(mol).T
+    except ConversionError as error:
+        raise ConversionError(f"molecule {number}, {error}") from error
+    bond[0, i, j] = bond[0, j, i] = order
     pos = torch.from_numpy(mol.GetConformer().GetPositions()).float()
     atom = torch.tensor([tokens], dtype=torch.long)
     return Molecules(torch.ones(1, n, dtype=torch.bool), pos[None], atom, torch.from_numpy(bond))
@@ -185,6 +201,24 @@ def without_hydrogens(mol: Chem.Mol) -> Chem.Mol:
     return bare
 
 
+def sanitised(mol: Chem.Mol, implied: bool | None = False) -> tuple[Chem.Mol | None, str]:
+    """(sanitised copy, "") or (None, "empty" or the name of the step that failed); nothing is repaired.
+
+    ``implied``: whether an open valence becomes hydrogens, and not unpaired electrons; None: as each atom says.
+    """
+    if mol.GetNumAtoms() == 0:
+        return None, "empty"
+    copy = Chem.Mol(mol)
+    if implied is not None:
+        for atom in copy.GetAtoms():
+            atom.SetNoImplicit(not implied)
+    with quiet():
+        failed = Chem.SanitizeMol(copy, _SANITISE, catchErrors=True)
+    if failed != Chem.SanitizeFlags.SANITIZE_NONE:
+        return None, failed.name.removeprefix("SANITIZE_").lower()
+    return copy, ""
+
+
 def check(mol: Chem.Mol) -> Verdict:
     """Accept or reject a molecule with explicit hydrogens, whole: never its largest fragment, never a repaired copy.
 
@@ -194,18 +228,14 @@ def check(mol: Chem.Mol) -> Verdict:
     """
     if len(Chem.GetMolFrags(mol)) != 1:
         return Verdict(None, "disconnected")
-    copy = Chem.Mol(mol)
+    copy, failed = sanitised(mol, implied=None)
+    if copy is None:
+        return Verdict(None, "valence" if failed == "properties" else "sanitisation")
+    if any(atom.GetNumRadicalElectrons() for atom in copy.GetAtoms()):
+        return Verdict(None, "radical")
+    if not _has_sound_coordinates(copy):
+        return Verdict(None, "coordinates")
     with quiet():
-        try:
-            Chem.SanitizeMol(copy, SANITISE)
-        except Chem.AtomValenceException:
-            return Verdict(None, "valence")
-        except (Chem.MolSanitizeException, ValueError):
-            return Verdict(None, "sanitisation")
-        if any(atom.GetNumRadicalElectrons() for atom in copy.GetAtoms()):
-            return Verdict(None, "radical")
-        if not _has_sound_coordinates(copy):
-            return Verdict(None, "coordinates")
         assign_stereo(copy)
     return Verdict(copy, None)
 
@@ -237,16 +267,23 @@ def unmapped(mol: Chem.Mol) -> Chem.Mol:
     return copy
 
 
+def bare(mol: Chem.Mol) -> Chem.Mol:
+    """A copy of a sanitised molecule without stereo and without explicit hydrogens."""
+    copy = Chem.Mol(mol)
+    with quiet():
+        Chem.RemoveStereochemistry(copy)  # first: hydrogens that define a double bond's stereo would be kept otherwise
+        copy = Chem.RemoveHs(copy, sanitize=False)
+    Chem.GetSymmSSSR(copy)  # removing atoms forgets the rings
+    return copy
+
+
 def smiles(mol: Chem.Mol, stereo: bool = True) -> str:
     """Canonical SMILES of a sanitised molecule without explicit hydrogens; the input is not changed.
 
     With ``stereo``, the one hydrogen that tells the two sides of a double bond apart stays: ``[H]/N=C/C``.
     """
-    copy = Chem.Mol(mol)
     with quiet():
-        if not stereo:
-            Chem.RemoveStereochemistry(copy)  # before the hydrogens, some of which RDKit keeps for their stereo
-        return Chem.MolToSmiles(Chem.RemoveHs(copy), isomericSmiles=stereo)
+        return Chem.MolToSmiles(Chem.RemoveHs(mol) if stereo else bare(mol), isomericSmiles=stereo)
 
 
 def sdf_record(mol: Chem.Mol, name: str, tags: dict[str, object]) -> str:
@@ -311,9 +348,7 @@ def graph_from_smiles(text: str) -> Graph | None:
         if mol is None:
             return None
         canonical = Chem.MolToSmiles(mol, isomericSmiles=False)
-        Chem.Kekulize(mol, clearAromaticFlags=True)
-    bonds = [(b.GetBeginAtomIdx(), b.GetEndAtomIdx(), ORDERS[b.GetBondType()]) for b in mol.GetBonds()]
-    table = np.array(bonds, dtype=int).reshape(-1, 3)
+        table = kekule_bonds(mol)
     columns = [(a.GetAtomicNum(), a.GetFormalCharge(), a.GetTotalNumHs()) for a in mol.GetAtoms()]
     number, charge, hydrogens = np.array(columns, dtype=int).reshape(-1, 3).T
     return Graph(number, charge, hydrogens, table[:, :2], table[:, 2], canonical)

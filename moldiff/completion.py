@@ -20,7 +20,7 @@ from moldiff.guidance import AllowedAtoms, Guide, WithinValences
 from moldiff.model import Model
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
-from moldiff.one_size import Tick, filled_rows, inference, same_size_batches, sample_filled
+from moldiff.one_size import BATCH, Tick, filled_rows, sample_filled, sampled_by_size
 from moldiff.requests import Request
 from moldiff.samplers import KeyedRandomness, Sampler
 from moldiff.schedules import NoiseLevel
@@ -44,14 +44,13 @@ def complete(
     ``keys``: (number of the molecule, number of the attempt). Where atoms are free they keep their element: only the charge
     is made. ``tick`` is told of work done, in molecules.
     """
-    made: dict[int, Molecules] = {}
-    with inference():
-        for chosen in same_size_batches([m.mask.shape[1] for m in molecules], model.device.type):
-            random = KeyedRandomness(seed, [key_of(*keys[k]) for k in chosen], model.device)
-            template = Molecules.collate([molecules[k] for k in chosen])
-            done = _one_size(model, template, free, sampler, random, tick)
-            made |= dict(zip(chosen, done.to("cpu").split(), strict=True))
-    return [made[k] for k in range(len(molecules))]
+    random = KeyedRandomness(seed, [key_of(*key) for key in keys], model.device)
+
+    def one(part: KeyedRandomness, rows: list[int]) -> Molecules:
+        template = Molecules.collate([molecules[k] for k in rows])
+        return _one_size(model, template, free, sampler, part, tick)
+
+    return sampled_by_size([m.mask.shape[1] for m in molecules], random, BATCH[model.device.type], one)
 
 
 def in_windows(
@@ -117,10 +116,9 @@ def free_levels(molecules: Molecules, free: frozenset[str]) -> NoiseLevel:
     return NoiseLevel(**{name: getattr(every, name) * (name in free) for name in ("pos", "atom", "bond")})
 
 
-def same_element(element_of: Sequence[int], atom: Integer[Tensor, "b n"]) -> Bool[Tensor, "b n tokens"]:
-    """True for the tokens that are of the element of each atom; ``element_of`` each token."""
-    element = torch.tensor(element_of, device=atom.device)
-    return element[atom][..., None] == element
+def same_element(data: DataInfo, atom: Integer[Tensor, "b n"]) -> Bool[Tensor, "b n tokens"]:
+    """True for the tokens that are of the element of each atom."""
+    return data.elements_in(atom)[..., None] == torch.tensor(data.element_of, device=atom.device)
 
 
 def element_token(data: DataInfo, symbol: str) -> int | None:
@@ -132,7 +130,7 @@ def _one_size(
     model: Model, template: Molecules, free: frozenset[str], sampler: Sampler, random: KeyedRandomness, tick: Tick
 ) -> Molecules:
     template = template.select(filled_rows(*template.mask.shape)).to(model.device)
-    guides: list[Guide] = [AllowedAtoms(same_element(model.data.element_of, template.atom))] if "atom" in free else []
+    guides: list[Guide] = [AllowedAtoms(same_element(model.data, template.atom))] if "atom" in free else []
     if "bond" in free:
         guides.append(WithinValences(model.data.vocabulary))
     conditions = model.told_atoms(model.nothing_asked(len(template)), template)

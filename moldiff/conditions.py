@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from moldiff.errors import RequestError
+from moldiff.molecule import Batch
 
 TOLERANCE = 0.1  # of the training range: so far beyond it a target is only warned of
 
@@ -102,7 +103,7 @@ def draw_values(
 
 
 @dataclass(frozen=True)
-class Conditions:
+class Conditions(Batch):
     """What a network is told of each molecule: standardised property values, which count only where ``given``, how many
     atoms are no hydrogens (0: unknown), and how many there are of each element (all 0: unknown). Atoms are made one by one
     and would not agree on these otherwise."""
@@ -125,13 +126,13 @@ class Conditions:
         std = values.new_tensor([p.std for p in properties])
         given = ~values.isnan()
         nothing = cls.none(len(values), 0, 0, values.device)
-        return replace(nothing, value=torch.where(given, (values - mean) / std, 0.0), given=given)
+        return nothing.replace(value=torch.where(given, (values - mean) / std, 0.0), given=given)
 
     def without_properties(self) -> "Conditions":
-        return replace(self, value=torch.zeros_like(self.value), given=torch.zeros_like(self.given))
+        return self.replace(value=torch.zeros_like(self.value), given=torch.zeros_like(self.given))
 
     def without_composition(self, where: Bool[Tensor, " b"]) -> "Conditions":
-        return replace(self, composition=self.composition.masked_fill(where[:, None], 0))
+        return self.replace(composition=self.composition.masked_fill(where[:, None], 0))
 
     def dropped(
         self,
@@ -152,11 +153,5 @@ class Conditions:
         chance = (uniform[:, :1] - drop_all) / rest  # below 0 for those that keep none, above 1 for those that keep all
         given = self.given & (uniform[:, 2:] < chance)
         heavy = torch.where(uniform[:, 1] >= drop_heavy, self.heavy, 0)
-        kept = replace(self, value=torch.where(given, self.value, 0.0), given=given, heavy=heavy)
+        kept = self.replace(value=torch.where(given, self.value, 0.0), given=given, heavy=heavy)
         return kept.without_composition(uniform[:, 1] < max(drop_heavy, drop_composition))
-
-    def select(self, index: Tensor | slice) -> "Conditions":
-        return type(self)(*(getattr(self, f.name)[index] for f in fields(self)))
-
-    def to(self, device: torch.device | str) -> "Conditions":
-        return type(self)(*(getattr(self, f.name).to(device) for f in fields(self)))

@@ -69,21 +69,21 @@ class GivenGraph:
             raise Unusable("size", problem)
         return cls(
             mol,
-            chem.from_rdkit([stereo.placed(shown, np.zeros((shown.GetNumAtoms(), 3)))], data.vocabulary),
+            chem.from_rdkit([chem.placed(shown, np.zeros((shown.GetNumAtoms(), 3)))], data.vocabulary),
             heavy,
             np.argsort(order).tolist(),
         )
 
     def made(self, pos: np.ndarray) -> Mol:
         """What the model made, the atoms that it makes at these coordinates (Å)."""
-        return stereo.placed(self.mol if self.heavy is None else self.heavy, pos)
+        return chem.placed(self.mol if self.heavy is None else self.heavy, pos)
 
     def judge(self, pos: np.ndarray) -> chem.Verdict:
         """A molecule at these coordinates (Å), hydrogens included, or why it is none: "coordinates", "geometry" or "stereo".
 
         Its atoms are in the order of the source.
         """
-        verdict = chem.check(stereo.placed(self.mol, pos))
+        verdict = chem.check(chem.placed(self.mol, pos))
         if verdict.mol is None:
             return verdict
         if not chem.has_fitting_distances(verdict.mol):
@@ -91,7 +91,7 @@ class GivenGraph:
         right = stereo.obey(self.mol, pos)
         if right is None:
             return chem.Verdict(None, "stereo")
-        whole = verdict.mol if right is pos else chem.check(stereo.placed(self.mol, right)).mol
+        whole = verdict.mol if right is pos else chem.check(chem.placed(self.mol, right)).mol
         return chem.Verdict(Chem.RenumberAtoms(whole, self.order), None)
 
 

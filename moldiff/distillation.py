@@ -25,7 +25,7 @@ from moldiff.guidance import WithinValences, guided
 from moldiff.known import blank
 from moldiff.model import Model
 from moldiff.molecule import Molecules, Prediction
-from moldiff.one_size import inference
+from moldiff.one_size import inference, same_size_batches
 from moldiff.requests import Request
 from moldiff.samplers import KeyedRandomness, Run, Sampler
 from moldiff.schedules import NoiseLevel
@@ -97,11 +97,9 @@ def lessons(pupil: Model, teacher: Model, sampler: Sampler, seed: int, indices: 
     """
     request, random = Request(len(indices), seed, sampler), KeyedRandomness(seed, indices)
     _, sizes = draw_request(pupil.data, request, random)
-    for atoms in np.unique(sizes.atoms).tolist():
-        for rows in torch.from_numpy(np.flatnonzero(sizes.atoms == atoms)).split(TOGETHER):
-            chosen = rows.tolist()
-            told = Told.of(pupil, request, sizes.select(chosen), None).conditions()
-            yield Walk(pupil, teacher, sampler, told, random.select(chosen).of_size(atoms)).lessons()
+    for rows in same_size_batches(sizes.atoms, TOGETHER):
+        told, atoms = Told.of(pupil, request, sizes.select(rows), None).conditions(), int(sizes.atoms[rows[0]])
+        yield Walk(pupil, teacher, sampler, told, random.select(rows).of_size(atoms)).lessons()
 
 
 @dataclass

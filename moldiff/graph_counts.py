@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rdkit import Chem
 from rdkit.Chem import rdMolDescriptors
 
-from moldiff.chem import SANITISE, quiet
+from moldiff.chem import sanitised
 
 
 def largest_ring(mol: Chem.Mol) -> int:
@@ -25,10 +25,5 @@ def graph_counts(mol: Chem.Mol, names: Sequence[str], hydrogens: str = "explicit
 
     ``hydrogens``: "implicit" for molecules of a model that leaves them to valence, without them.
     """
-    copy = Chem.Mol(mol)
-    for atom in copy.GetAtoms():
-        atom.SetNoImplicit(hydrogens == "explicit")
-    with quiet():
-        if Chem.SanitizeMol(copy, SANITISE, catchErrors=True) != Chem.SanitizeFlags.SANITIZE_NONE:
-            return None
-    return [GRAPH_COUNTS[name](copy) for name in names]
+    copy, _ = sanitised(mol, implied=hydrogens == "implicit")
+    return None if copy is None else [GRAPH_COUNTS[name](copy) for name in names]

@@ -45,8 +45,7 @@ class Hydrogens(Model):
         return NoiseLevel(sigma[:, None] * self.are_hydrogens(molecules), known.atom, known.bond)
 
     def are_hydrogens(self, molecules: Molecules) -> Bool[Tensor, "b n"]:
-        element = torch.tensor(self.data.element_of, device=molecules.device)[molecules.atom.long()]
-        return (element == self.data.elements.index("H")) & molecules.mask
+        return (self.data.elements_in(molecules.atom) == self.data.elements.index("H")) & molecules.mask
 
     def place(self, molecules: Molecules, attempt: int = 0) -> tuple[Molecules, Bool[Tensor, " b"]]:
         """Hydrogens drawn about where they are guessed; Å. The other atoms do not move. Which molecules are sound.

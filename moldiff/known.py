@@ -78,7 +78,7 @@ class Known:
             bond=free.bond.masked_fill(known_bond[None], 0),
         )
         repeat = [0] * count
-        return molecules.select(repeat).to(device), free.select(torch.tensor(repeat)).to(device)
+        return molecules.select(repeat).to(device), free.select(repeat).to(device)
 
 
 def size_odds(

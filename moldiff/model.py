@@ -1,6 +1,5 @@
 """A model: network + processes + preconditioning + what it knows of its data. ``loss``, ``denoise``, ``save``, ``load``."""
 
-import dataclasses
 from typing import Any
 
 import torch
@@ -172,23 +171,17 @@ class Model(TrainedNetwork):
                 noisy.select(slice(count)), level.select(slice(count)), conditions.select(slice(count))
             )
         rest = len(noisy) - count
-        padded = Prediction(
-            *(
-                torch.cat([x, x.new_zeros(rest, *x.shape[1:])])
-                for x in (first.pos, first.atom_logits, first.bond_logits)
-            )
-        )
+        padded = first.map(lambda x: torch.cat([x, x.new_zeros(rest, *x.shape[1:])]))
         return padded, torch.arange(len(noisy), device=noisy.device) < count
 
     def told_atoms(self, conditions: Conditions, molecules: Molecules) -> Conditions:
         """With the numbers of atoms that these molecules have, hydrogens that their valences imply included."""
-        element = torch.tensor(self.data.element_of, device=molecules.device)[molecules.atom.long()]
         composition = torch.zeros(len(molecules), len(self.data.elements), dtype=torch.long, device=molecules.device)
-        composition.scatter_add_(1, element, molecules.mask.long())
+        composition.scatter_add_(1, self.data.elements_in(molecules.atom), molecules.mask.long())
         if self.data.hydrogens == "implicit":
             composition[:, 0] = implied_hydrogens(molecules, self.data.vocabulary)
         heavy = composition[:, [symbol != "H" for symbol in self.data.elements]].sum(1)
-        return dataclasses.replace(conditions, heavy=heavy, composition=composition)
+        return conditions.replace(heavy=heavy, composition=composition)
 
     def nothing_asked(self, b: int) -> Conditions:
         return Conditions.none(b, len(self.data.properties), len(self.data.elements), self.device)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Integer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -58,6 +59,10 @@ class DataInfo:
     def element_of(self) -> tuple[int, ...]:
         """For each token the place of its element in ``elements``."""
         return by_element(self.vocabulary, self.hydrogens)[1]
+
+    def elements_in(self, token: Integer[Tensor, "*sites"]) -> Integer[Tensor, "*sites"]:
+        """For each of these tokens the place of its element in ``elements``."""
+        return torch.tensor(self.element_of, device=token.device)[token.long()]
 
     @property
     def made(self) -> tuple[bool, ...]:

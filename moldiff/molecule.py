@@ -5,16 +5,13 @@ Reader's path: molecule → processes → denoisers/transformer → model → sa
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
-
-if TYPE_CHECKING:
-    import torch_geometric.data
 
 BOND_CLASSES = 4  # none, single, double, triple (Kekulé orders)
 HYDROGENS = ("explicit", "implicit")  # atoms like the others, or left to the valences of these
@@ -41,8 +38,29 @@ def by_element(vocabulary: Sequence[str], hydrogens: str = "explicit") -> tuple[
     return elements, tuple(elements.index(symbol) for symbol in symbols)
 
 
+B = TypeVar("B", bound="Batch")
+
+
+class Batch:
+    """What frozen dataclasses of tensors have in common, whose first axis is that of the molecules."""
+
+    def replace(self: B, **fields: Tensor) -> B:
+        return dataclasses.replace(self, **fields)
+
+    def to(self: B, device: torch.device | str) -> B:
+        return self.map(lambda x: x.to(device))
+
+    def select(self: B, index: Tensor | slice | list[int]) -> B:
+        """The molecules at ``index`` of the batch."""
+        return self.map(lambda x: x[index])
+
+    def map(self: B, function: Callable[[Tensor], Tensor]) -> B:
+        """``function`` of every field."""
+        return type(self)(*(function(getattr(self, f.name)) for f in dataclasses.fields(self)))
+
+
 @dataclass(frozen=True)
-class Molecules:
+class Molecules(Batch):
     """A batch of molecular graphs with coordinates.
 
     Frozen: change a field with :meth:`replace`. Atoms are tokens, one per (element, formal charge), indexing
@@ -70,21 +88,8 @@ class Molecules:
     def pair_mask(self) -> Bool[Tensor, "b n n"]:
         """True for pairs of two different real atoms."""
         n = self.mask.shape[1]
-        off_diagonal = ~torch.eye(n, dtype=torch.bool, device=self.device)
+        off_diagonal = ~torch.eye(n, dtype=torch.bool, device=self.mask.device)
         return self.mask[:, :, None] & self.mask[:, None, :] & off_diagonal
-
-    def replace(self, **fields: Tensor) -> "Molecules":
-        return dataclasses.replace(self, **fields)
-
-    def to(self, device: torch.device | str) -> "Molecules":
-        return self._map(lambda x: x.to(device))
-
-    def select(self, index: Tensor | slice | list[int]) -> "Molecules":
-        """The molecules at ``index`` of the batch."""
-        return self._map(lambda x: x[index])
-
-    def _map(self, function) -> "Molecules":
-        return type(self)(*(function(getattr(self, f.name)) for f in dataclasses.fields(self)))
 
     def centre(self, weights: Float[Tensor, "b n"] | None = None) -> "Molecules":
         """Move the (weighted) mean of the atoms to the origin; padded positions stay zero.
@@ -112,43 +117,14 @@ class Molecules:
         n = n or max(m.mask.shape[1] for m in batches)
         return cls(*(torch.cat([_pad(getattr(m, f.name), n) for m in batches]) for f in dataclasses.fields(cls)))
 
-    def to_pyg(self) -> "list[torch_geometric.data.Data]":
-        """One torch-geometric ``Data`` per molecule: ``pos``, ``atom``, ``edge_index`` (both directions), ``bond``."""
-        from torch_geometric.data import Data
-
-        graphs = []
-        for single in self.split():
-            edge_index = single.bond[0].nonzero().T.contiguous()
-            order = single.bond[0][edge_index[0], edge_index[1]]
-            graphs.append(Data(pos=single.pos[0], atom=single.atom[0], edge_index=edge_index, bond=order))
-        return graphs
-
-    @classmethod
-    def from_pyg(cls, graphs: "list[torch_geometric.data.Data]") -> "Molecules":
-        """Inverse of :meth:`to_pyg`; the result is padded to the largest graph."""
-        singles = []
-        for graph in graphs:
-            n = graph.pos.shape[0]
-            bond = torch.zeros(n, n, dtype=graph.bond.dtype, device=graph.pos.device)
-            bond[graph.edge_index[0], graph.edge_index[1]] = graph.bond
-            mask = torch.ones(1, n, dtype=torch.bool, device=graph.pos.device)
-            singles.append(cls(mask, graph.pos[None], graph.atom[None], bond[None]))
-        return cls.collate(singles)
-
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(Batch):
     """A denoiser's estimate of the clean state: positions and class logits, whatever the network's own output is."""
 
     pos: Float[Tensor, "b n 3"]  # Å
     atom_logits: Float[Tensor, "b n tokens"]
     bond_logits: Float[Tensor, "b n n orders"]  # symmetric in the atom pair
-
-    def replace(self, **fields: Tensor) -> "Prediction":
-        return dataclasses.replace(self, **fields)
-
-    def select(self, index: Tensor | slice) -> "Prediction":
-        return Prediction(self.pos[index], self.atom_logits[index], self.bond_logits[index])
 
 
 def centred(

@@ -1,13 +1,18 @@
-"""Molecules of one exact size, sampled together: batches are filled up, and their arithmetic ignores what else is in them."""
+"""Molecules of one exact size, sampled together: batches are filled up, and their arithmetic ignores what else is in them.
+
+So a batch that does not fit the memory can be halved.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
+from jaxtyping import Integer
 
 from moldiff.composition import KeptComposition
 from moldiff.conditions import Conditions
+from moldiff.errors import RequestError
 from moldiff.guidance import Guide, classifier_free, evaluations, guided
 from moldiff.model import Model
 from moldiff.molecule import Molecules
@@ -19,12 +24,49 @@ BATCH = {"cpu": 64, "cuda": 512, "mps": 256}
 Tick = Callable[[float], None]  # told of work done, in molecules, since it was last called
 
 
-def same_size_batches(sizes: Sequence[int], device: str = "cpu") -> Iterator[list[int]]:
-    """Yield lists of positions in ``sizes``: molecules of one atom count, at most ``BATCH[device]`` each."""
+def same_size_batches(sizes: Sequence[int] | Integer[np.ndarray, " b"], most: int) -> Iterator[list[int]]:
+    """Yield lists of positions in ``sizes``: at most ``most`` molecules of one atom count each, the smallest first."""
     for atoms in np.unique(np.asarray(sizes, dtype=int)):
         rows = np.flatnonzero(np.equal(sizes, atoms)).tolist()
-        for start in range(0, len(rows), BATCH[device]):
-            yield rows[start : start + BATCH[device]]
+        for start in range(0, len(rows), most):
+            yield rows[start : start + most]
+
+
+def sampled_by_size(
+    sizes: Sequence[int] | Integer[np.ndarray, " b"], random: KeyedRandomness, most: int,
+    one: Callable[[KeyedRandomness, list[int]], Molecules],
+) -> list[Molecules]:  # fmt: skip
+    """Single molecules without padding, of so many atoms, on the CPU, in their order; ``random`` has a stream for each.
+
+    ``one`` makes a batch of one size, given its streams and its positions in ``sizes``; of ``most`` molecules, or fewer where
+    these do not fit the memory. Raises :class:`RequestError` if one alone does not.
+    """
+    made: dict[int, Molecules] = {}
+    with inference():
+        for rows in same_size_batches(sizes, most):
+            while rows:
+                chosen, atoms = rows[:most], int(sizes[rows[0]])
+                part = random.select(chosen).of_size(atoms)
+                before = [stream.bit_generator.state for stream in part.streams]
+                try:
+                    made |= dict(zip(chosen, one(part, chosen).to("cpu").split(), strict=True))
+                    rows = rows[most:]
+                except (MemoryError, RuntimeError) as error:
+                    if not _is_out_of_memory(error):
+                        raise
+                    if len(chosen) == 1:
+                        text = f"not enough memory for one molecule of {atoms} atoms; close other programs"
+                        raise RequestError(text) from error
+                    most = len(chosen) // 2  # from here on: those that follow are no smaller
+                    for stream, state in zip(part.streams, before, strict=True):
+                        stream.bit_generator.state = state
+    return [made[k] for k in range(len(sizes))]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """torch reports it as a class of its own on a GPU and as a plain RuntimeError on a CPU."""
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or "not enough memory" in str(error) or "can't allocate memory" in str(error)
 
 
 def filled_rows(count: int, atoms: int) -> list[int]:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from rdkit.Chem import Mol
 
-from moldiff import chem, stereo
+from moldiff import chem
 from moldiff.completion import BATCHES, BONDS, complete, element_token, in_windows, name_of
 from moldiff.config import BONDS_ATTEMPTS, BONDS_EVALUATIONS
 from moldiff.datasets import records
@@ -181,10 +181,8 @@ def _advance(generator: Generator, unfinished: list[Perception], request: Reques
     keys = [(p.frame.number, len(p.outcomes)) for p in unfinished]
     made = complete(generator.model, [p.template for p in unfinished], keys, BONDS, request.sampler, request.seed, tick)
     mols = chem.to_rdkit(Molecules.collate(made), data.vocabulary)
-    mols = [
-        stereo.placed(mol, p.frame.pos)  # in full precision
-        for mol, p in zip(mols, unfinished, strict=True)
-    ]
+    # in full precision
+    mols = [chem.placed(mol, p.frame.pos) for mol, p in zip(mols, unfinished, strict=True)]
     whole, prefix = generator.with_hydrogens(mols), generator.id_prefix(request)
     for p, mol, judged, (number, attempt) in zip(unfinished, mols, whole, keys, strict=True):
         identity = f"{prefix}-m{number}-{attempt}"

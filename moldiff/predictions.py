@@ -11,7 +11,7 @@ from moldiff.conditions import Property
 from moldiff.hydrogens import NOISES, Hydrogens
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
-from moldiff.one_size import filled_rows, inference, same_size_batches
+from moldiff.one_size import BATCH, filled_rows, inference, same_size_batches
 from moldiff.predictor import Predictor
 from moldiff.weights import shipped_helpers
 
@@ -80,7 +80,7 @@ def with_placed_hydrogens(placer: Hydrogens, mols: Sequence[Mol]) -> list[Mol]:
     with inference():
         for attempt in range(len(NOISES)):
             numbers = list(left)
-            for rows in same_size_batches([mols[k].GetNumAtoms() for k in numbers]):
+            for rows in same_size_batches([mols[k].GetNumAtoms() for k in numbers], BATCH["cpu"]):
                 batch = [numbers[row] for row in rows]
                 molecules = Molecules.collate([left[k] for k in batch])
                 filled = molecules.select(filled_rows(len(batch), molecules.mask.shape[1]))

@@ -109,8 +109,9 @@ class Categorical:
         alpha = (1 - kt) / (1 - ks)
         pi = self.prior_probs.to(probs)
         onehot = torch.nn.functional.one_hot(token.long(), len(pi)).to(probs)
-        likelihood = alpha * onehot + (1 - alpha) * pi.gather(0, token.long().flatten()).reshape(token.shape)[..., None]
-        evidence = (1 - kt) * onehot + kt * pi.gather(0, token.long().flatten()).reshape(token.shape)[..., None]
+        share = pi[token.long()][..., None]
+        likelihood = alpha * onehot + (1 - alpha) * share
+        evidence = (1 - kt) * onehot + kt * share
         weight = probs / evidence.clamp(min=1e-12)
         mixed = (1 - ks) * weight + ks * pi * weight.sum(-1, keepdim=True)
         drawn = draw_class(likelihood * mixed, uniform)

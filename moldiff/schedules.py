@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from moldiff.molecule import Molecules
+from moldiff.molecule import Batch, Molecules
 
 
 @dataclass(frozen=True)
-class NoiseLevel:
+class NoiseLevel(Batch):
     """σ of every field of every atom or pair; 0 means known and fixed.
 
     Unconditional generation, inpainting, conformers, bond perception and analogues differ in this object only.
@@ -38,12 +38,6 @@ class NoiseLevel:
     def fixed_pos(self) -> Float[Tensor, "b n"]:
         """1 where the position is known (and on padding, which :func:`moldiff.molecule.centred` ignores)."""
         return (self.pos == 0).to(self.pos.dtype)
-
-    def select(self, index: Tensor | slice) -> "NoiseLevel":
-        return type(self)(self.pos[index], self.atom[index], self.bond[index])
-
-    def to(self, device: torch.device | str) -> "NoiseLevel":
-        return type(self)(self.pos.to(device), self.atom.to(device), self.bond.to(device))
 
     def scaled(self, factor: float | Float[Tensor, " b"]) -> "NoiseLevel":
         """All levels times ``factor``: fixed stays fixed."""

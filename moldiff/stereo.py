@@ -20,20 +20,9 @@ def obey(graph: Mol, pos: np.ndarray) -> np.ndarray | None:
     return next((seen for seen in (pos, -pos) if _as_seen(graph, seen) == told), None)
 
 
-def placed(graph: Mol, pos: np.ndarray) -> Mol:
-    """A copy with these coordinates (Å) as its only conformer."""
-    copy = Chem.Mol(graph)
-    copy.RemoveAllConformers()
-    conformer = Chem.Conformer(copy.GetNumAtoms())
-    conformer.SetPositions(np.asarray(pos, dtype=np.float64))
-    conformer.Set3D(True)
-    copy.AddConformer(conformer, assignId=True)
-    return copy
-
-
 def _as_seen(graph: Mol, pos: np.ndarray) -> str:
     """The SMILES of the graph with, wherever it tells any, the stereo of the coordinates."""
-    seen = placed(graph, pos)
+    seen = chem.placed(graph, pos)
     Chem.AssignAtomChiralTagsFromStructure(seen, replaceExistingTags=True)
     for told, atom in zip(graph.GetAtoms(), seen.GetAtoms(), strict=True):
         if told.GetChiralTag() == Chem.ChiralType.CHI_UNSPECIFIED:

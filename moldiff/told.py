@@ -63,7 +63,7 @@ class Told:
         """As the network takes them."""
         physical = Conditions.from_physical(torch.from_numpy(self.values).float(), self.model.data.properties)
         heavy, composition = torch.from_numpy(self.heavy), torch.from_numpy(self.composition)
-        return replace(physical, heavy=heavy, composition=composition)
+        return physical.replace(heavy=heavy, composition=composition)
 
     def off_by(self, molecules: Molecules) -> Float[np.ndarray, " b"]:
         """By how much each molecule, on the CPU, differs from what it was told, in all.

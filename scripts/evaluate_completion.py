@@ -31,7 +31,6 @@ from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.datasets.records import records_of
 from moldiff.generation import Generator
 from moldiff.perception import bonds_request, frames_of, perceptions
-from moldiff.stereo import placed
 
 THRESHOLDS = (0.1, 0.25, 0.5)  # Å; 0.5 is usual for QM9 (GeoMol, arXiv 2106.07802)
 
@@ -120,7 +119,7 @@ def etkdg(mol: Mol, count: int, seed: int) -> list[Mol]:
         if not ids:
             parameters.useRandomCoords = True
             ids = list(rdDistGeom.EmbedMultipleConfs(copy, count, parameters))
-    return [placed(mol, copy.GetConformer(k).GetPositions()) for k in ids]
+    return [chem.placed(mol, copy.GetConformer(k).GetPositions()) for k in ids]
 
 
 def scores(name: str, references: list[Mol], sets: list[list[Mol]], seconds: float) -> Row:
@@ -147,7 +146,9 @@ def evaluate_bonds(generator: Generator, options: argparse.Namespace) -> Iterato
     charged = [mol for split in ("test", "valid") for mol in held_out(options.data, split, np.flatnonzero)]
     for (kind, mols), noise in product((("uncharged", plain), ("charged", charged)), options.noise):
         random = np.random.default_rng(options.seed)
-        shaken = [placed(m, (p := m.GetConformer().GetPositions()) + noise * random.normal(size=p.shape)) for m in mols]
+        shaken = [
+            chem.placed(m, (p := m.GetConformer().GetPositions()) + noise * random.normal(size=p.shape)) for m in mols
+        ]
         methods = {"RDKit DetermineBonds": lambda shaken=shaken: [determine_bonds(mol) for mol in shaken]}
         for steps in options.steps or [None]:
             request = bonds_request(options.seed, steps, options.attempts)

@@ -60,6 +60,13 @@ def drawn(sizes: Drawn) -> Counter:
     return Counter(map(tuple, sizes.composition.tolist()))
 
 
+def embedded(smiles: str) -> Chem.Mol:
+    """With all hydrogens, where RDKit puts them."""
+    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
+    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
+    return mol
+
+
 @pytest.fixture(scope="session")
 def info() -> DataInfo:
     return DataInfo(
@@ -143,10 +150,7 @@ def float64() -> Iterator[None]:
 def trained(tmp_path_factory) -> Path:
     """Weights of a very small model of water, ammonia, methane and formaldehyde, which gets half of them right."""
     vocabulary = ("H", "C", "N", "O")
-    mols = [Chem.AddHs(Chem.MolFromSmiles(smiles)) for smiles in ("O", "N", "C", "C=O")]
-    for mol in mols:
-        AllChem.EmbedMolecule(mol, randomSeed=1)
-    molecules = [chem.from_rdkit([mol], vocabulary).centre() for mol in mols]
+    molecules = [chem.from_rdkit([embedded(smiles)], vocabulary).centre() for smiles in ("O", "N", "C", "C=O")]
     info = DataInfo(
         name="four molecules",
         vocabulary=vocabulary,

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import embedded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rdkit import Chem, rdBase
@@ -26,12 +27,6 @@ NAMED = {
     "imidazole": "c1c[nH]cn1",
     "fluoroform": "FC(F)F",
 }
-
-
-def embedded(smiles: str) -> Chem.Mol:
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
-    return mol
 
 
 def converted(mol: Chem.Mol) -> Chem.Mol:
@@ -259,3 +254,18 @@ def test_graph_keeps_the_order_of_the_smiles():
     assert graph.bond_order.sum() == 7
     assert graph.hydrogens.tolist() == [0] * 5
     assert chem.graph_from_smiles("C1CC") is None
+
+
+def test_placed_is_a_copy():
+    mol = Chem.MolFromSmiles("CO")
+    copy = chem.placed(mol, np.ones((2, 3)))
+    assert (mol.GetNumConformers(), copy.GetNumConformers()) == (0, 1)
+    assert (copy.GetConformer().GetPositions() == 1).all()
+
+
+def test_bonds_are_single_double_or_triple():
+    assert chem.kekule_bonds(Chem.MolFromSmiles("C=NC#N")).tolist() == [[0, 1, 2], [1, 2, 1], [2, 3, 3]]
+    assert sorted(chem.kekule_bonds(Chem.MolFromSmiles("c1ccccc1"))[:, 2]) == [1, 1, 1, 2, 2, 2]
+    fourfold = chem.placed(Chem.MolFromSmiles("C$C"), np.eye(3)[:2])
+    with pytest.raises(chem.ConversionError, match="molecule 1, bond 0-1: QUADRUPLE; only orders 1 to 3 are known"):
+        chem.from_rdkit([embedded("CO"), fourfold], VOCABULARY)

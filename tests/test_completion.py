@@ -1,11 +1,12 @@
 """What is known stays, and no attempt depends on what else is sampled."""
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
 import torch
 
-from moldiff import generation
+from moldiff import completion, generation
 from moldiff.completion import (
     BONDS,
     CONFORMER,
@@ -20,7 +21,6 @@ from moldiff.completion import (
 from moldiff.errors import RequestError
 from moldiff.generation import PER_WORKER
 from moldiff.model import Model
-from moldiff.molecule import by_element
 from moldiff.requests import Request
 from moldiff.samplers import Sampler
 
@@ -67,6 +67,32 @@ def test_what_is_known_comes_back_as_given(model, singles, free, kept):
         )
 
 
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_batches_that_do_not_fit_the_memory_are_halved(model, singles, monkeypatch, error):
+    asked = (model, singles, [(1, k) for k in range(9)], CONFORMER, SAMPLER, 3)
+    straight, sizes, whole = complete(*asked), [], completion._one_size
+
+    def limited(model, template, free, sampler, random, tick):
+        sizes.append(len(template))
+        if len(template) > 2:
+            random.normal()  # numbers drawn before the memory ran out are drawn again
+            raise error
+        return whole(model, template, free, sampler, random, tick)
+
+    monkeypatch.setattr(completion, "_one_size", limited)
+    assert all(map(equal, complete(*asked), straight))
+    assert sizes == [3, 1, 1, 1, 1, 1, 1, 1, 1, 1]  # what a size has shown is not tried again with a larger one
+
+
+def test_want_of_memory_for_one_molecule(model, singles, monkeypatch):
+    def never(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(completion, "_one_size", never)
+    with pytest.raises(RequestError, match="not enough memory for one molecule of 3 atoms"):
+        complete(model, singles, [(1, k) for k in range(9)], CONFORMER, SAMPLER, 3)
+
+
 @pytest.mark.parametrize("other", [dict(seed=1), dict(keys=[(2, 0)]), dict(keys=[(1, 1)])])
 def test_seed_molecule_and_attempt_decide(model, singles, other):
     asked = {"keys": [(1, 0)], "seed": 0}
@@ -105,9 +131,8 @@ def test_keys_differ():
     assert len({key_of(k, a) for k in range(9) for a in range(9)}) == 81
 
 
-def test_atoms_keep_their_element():
-    vocabulary = ("H", "C", "N", "N+", "O-")
-    allowed = same_element(by_element(vocabulary)[1], torch.tensor([[0, 2, 3, 4]]))
+def test_atoms_keep_their_element(info):
+    allowed = same_element(replace(info, vocabulary=("H", "C", "N", "N+", "O-")), torch.tensor([[0, 2, 3, 4]]))
     assert allowed.int().tolist() == [[[1, 0, 0, 0, 0], [0, 0, 1, 1, 0], [0, 0, 1, 1, 0], [0, 0, 0, 0, 1]]]
 
 

@@ -6,6 +6,7 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from conftest import embedded
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
@@ -30,12 +31,6 @@ def replace_sizes(data: DataInfo) -> DataInfo:
 
 def record(smiles: str) -> Record:
     return Record(1, "", "line 1", "smiles", smiles)
-
-
-def embedded(smiles: str) -> Chem.Mol:
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
-    return mol
 
 
 def positions(smiles: str) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import embedded
 from rdkit import Chem
 from rdkit.Chem import AllChem
 from rdkit.Chem.rdMolTransforms import GetBondLength
@@ -10,12 +11,6 @@ from moldiff import chem, force_field
 from moldiff.metrics.strain import mmff_relaxation
 
 VOCABULARY = ("H", "C", "N", "O")
-
-
-def embedded(smiles: str) -> Chem.Mol:
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
-    return mol
 
 
 def test_strain_measures_the_distance_from_the_minimum():

@@ -138,16 +138,16 @@ class TestSameMolecules:
 
     def test_want_of_memory(self, small, monkeypatch):
         """Batches that do not fit are halved; their molecules are the same."""
-        straight, sizes, whole = content(small.generate(6, steps=6)), [], attempts.SameSize.one
+        straight, sizes, whole = content(small.generate(6, steps=6)), [], attempts._one_size
 
-        def limited(self, random, values):
+        def limited(told, random, tick):
             sizes.append(len(random.streams))
             if len(random.streams) > 2:
                 random.of_size(random.atoms).normal()  # numbers drawn before the memory ran out are drawn again
                 raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate")
-            return whole(self, random, values)
+            return whole(told, random, tick)
 
-        monkeypatch.setattr(attempts.SameSize, "one", limited)
+        monkeypatch.setattr(attempts, "_one_size", limited)
         assert content(small.generate(6, steps=6)) == straight
         assert max(sizes) > 2 >= min(sizes)
 
@@ -156,7 +156,7 @@ class TestSameMolecules:
         def never(*_):
             raise error
 
-        monkeypatch.setattr(attempts.SameSize, "one", never)
+        monkeypatch.setattr(attempts, "_one_size", never)
         with pytest.raises(RequestError, match="not enough memory for one molecule of"):
             list(small.generate(1, steps=4))
 
@@ -177,7 +177,7 @@ class TestSameMolecules:
         def wrong(*_):
             raise RuntimeError("shapes do not match")
 
-        monkeypatch.setattr(attempts.SameSize, "one", wrong)
+        monkeypatch.setattr(attempts, "_one_size", wrong)
         with pytest.raises(RuntimeError, match="shapes do not match"):
             list(small.generate(1, steps=4))
 

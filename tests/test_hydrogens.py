@@ -16,7 +16,6 @@ from moldiff.datasets.prepared import read_meta, read_split
 from moldiff.generation import Generator
 from moldiff.hydrogens import NOISES, Hydrogens
 from moldiff.metrics.distributions import internal_coordinates, wasserstein
-from moldiff.metrics.validity import sanitised
 from moldiff.model import Model
 from moldiff.model_file import DataInfo, ModelFileError
 from moldiff.predictions import placer_of, with_placed_hydrogens
@@ -141,7 +140,7 @@ def test_they_are_turned_as_in_the_data(real, shipped):
 def pooled_coordinates(mols: list[Chem.Mol], length: int) -> dict[tuple[int, ...], np.ndarray]:
     pooled = defaultdict(list)
     for mol in mols:
-        for kind, values in internal_coordinates(sanitised(mol)[0], length).items():
+        for kind, values in internal_coordinates(chem.sanitised(mol)[0], length).items():
             pooled[kind].append(values)
     return {kind: np.concatenate(values) for kind, values in pooled.items()}
 

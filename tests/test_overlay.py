@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from conftest import embedded
 from rdkit import Chem
-from rdkit.Chem import AllChem
 
 from moldiff import chem
 from moldiff.errors import RequestError
@@ -12,12 +12,6 @@ from moldiff.generation import load
 from moldiff.known import Known
 from moldiff.overlay import Overlay, features, overlay_of, read_overlay
 from moldiff.overlay_guides import FeatureGuide, ShapeGuide
-
-
-def embedded(smiles: str) -> Chem.Mol:
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
-    return mol
 
 
 def dummies(title: str) -> Chem.Mol:

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from conftest import embedded
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
@@ -14,15 +15,14 @@ from moldiff.outcomes import Reject
 from moldiff.perception import Frame, bonds_request, frames_of, frames_of_file, perceptions
 
 
-def embedded(smiles: str) -> Chem.Mol:
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
+def relaxed(smiles: str) -> Chem.Mol:
+    mol = embedded(smiles)
     AllChem.MMFFOptimizeMolecule(mol)
     return mol
 
 
 def atoms(smiles: str) -> tuple[list[str], np.ndarray]:
-    mol = embedded(smiles)
+    mol = relaxed(smiles)
     return [atom.GetSymbol() for atom in mol.GetAtoms()], mol.GetConformer().GetPositions()
 
 
@@ -36,7 +36,7 @@ SMILES = ("CCO", "CC#N", "C1CC1", "CC(N)=O", "O=CC=C")
 
 class TestBonds:
     def test_are_found(self, qm9):
-        assert [one.smiles for one in qm9.bonds(map(embedded, SMILES))] == [Chem.CanonSmiles(s) for s in SMILES]
+        assert [one.smiles for one in qm9.bonds(map(relaxed, SMILES))] == [Chem.CanonSmiles(s) for s in SMILES]
 
     def test_are_found_wherever_and_in_whatever_order(self, qm9):
         symbols, pos = atoms("CC(N)=O")
@@ -52,12 +52,12 @@ class TestBonds:
         monkeypatch.setattr(
             model.model.network.to_bond[-1], "bias", torch.nn.Parameter(torch.tensor([0.0, 0.0, 9.0, 9.0]))
         )
-        found = list(model.bonds(map(embedded, SMILES), rejects=True, max_attempts=1))
+        found = list(model.bonds(map(relaxed, SMILES), rejects=True, max_attempts=1))
         assert {one.reason for one in found if isinstance(one, Reject)} <= {"disconnected", "radical"}
 
     def test_as_many_steps_and_attempts_as_by_default(self, qm9):
         found = [
-            next(qm9.bonds([embedded("CCO")], **options)) for options in ({}, {"steps": None, "max_attempts": None})
+            next(qm9.bonds([relaxed("CCO")], **options)) for options in ({}, {"steps": None, "max_attempts": None})
         ]
         assert found[0].id == found[1].id
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import embedded
 from rdkit import Chem
-from rdkit.Chem import AllChem
 from typer.testing import CliRunner
 
 from moldiff import generation, predictions, screening
@@ -142,9 +142,7 @@ class TestInRecords:
 
     @pytest.fixture
     def water(self) -> Chem.Mol:
-        mol = Chem.AddHs(Chem.MolFromSmiles("O"))
-        AllChem.EmbedMolecule(mol, randomSeed=1)
-        return mol
+        return embedded("O")
 
     def test_predictions_of_a_molecule(self, shipped, water):
         values = predictions.predicted(shipped, water)
@@ -153,9 +151,7 @@ class TestInRecords:
 
     @pytest.mark.parametrize("smiles", ["ClCCl", "C" * 10])  # an element, a size that it has never seen
     def test_unknown_where_the_predictor_has_no_experience(self, shipped, smiles):
-        mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-        AllChem.EmbedMolecule(mol, randomSeed=1)
-        assert set(predictions.predicted(shipped, mol).values()) == {None}
+        assert set(predictions.predicted(shipped, embedded(smiles)).values()) == {None}
 
     def test_same_names_in_other_units_are_others(self, shipped):
         gap = Property("gap", "eV", 6.6, 1.4, 1.1, 10.0)

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import embedded
 from rdkit import Chem
 from rdkit.Chem import AllChem
 from typer.testing import CliRunner, Result
@@ -22,13 +23,11 @@ from moldiff.screening import RELAXATION_COLUMNS, Screen, choose_screen
 CONDITIONS = "MW<31 and heavy_atoms==1 and strain<40"
 
 
-def embedded(smiles: str) -> Chem.Mol:
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    AllChem.EmbedMolecule(mol, randomSeed=1)
-    return chem.check(mol).mol
+def accepted(smiles: str) -> Chem.Mol:
+    return chem.check(embedded(smiles)).mol
 
 
-ASPIRIN, BORATE = embedded("CC(=O)Oc1ccccc1C(=O)O"), embedded("OB(O)C")  # MMFF94s has no boron
+ASPIRIN, BORATE = accepted("CC(=O)Oc1ccccc1C(=O)O"), accepted("OB(O)C")  # MMFF94s has no boron
 
 
 class TestScores:
@@ -98,7 +97,7 @@ class TestScores:
 
     def test_hydrogen_alone(self):
         """No heavy atom, so no RMSD of them; and no parameters either."""
-        assert choose_screen("drug", relax="mmff")(embedded("[H][H]")).scores["rmsd_relaxed"] is None
+        assert choose_screen("drug", relax="mmff")(accepted("[H][H]")).scores["rmsd_relaxed"] is None
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -139,7 +138,7 @@ class TestGenerating:
 
     def test_how_near_a_molecule_comes_can_be_asked_for(self, trained):
         """To a seed, or to a shape: it is in the funnel, and of every record."""
-        generator, seed = load(trained, "cpu"), embedded("C=O")
+        generator, seed = load(trained, "cpu"), accepted("C=O")
         free = list(generator.generate(6, steps=8, like=seed, strength=0.9))
         least = sorted(record.scores["similarity"] for record in free)[3]
         wishes = {"like": seed, "strength": 0.9, "filter": f"similarity>={least}", "rejects": True}

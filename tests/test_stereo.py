@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from conftest import embedded
 from rdkit import Chem
-from rdkit.Chem import AllChem
 
 from moldiff import chem, stereo
 
@@ -13,9 +13,7 @@ def graph(smiles: str) -> Chem.Mol:
 
 
 def shape(smiles: str) -> np.ndarray:
-    mol = graph(smiles)
-    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
-    return mol.GetConformer().GetPositions()
+    return embedded(smiles).GetConformer().GetPositions()
 
 
 @pytest.mark.parametrize(
@@ -72,10 +70,3 @@ def test_flat_centres_do_not_obey():
     pos = shape("C[C@H](O)F")
     pos[:, 2] = 0
     assert stereo.obey(graph("C[C@H](O)F"), pos) is None
-
-
-def test_placed_is_a_copy():
-    mol = graph("CO")
-    copy = stereo.placed(mol, np.ones((6, 3)))
-    assert (mol.GetNumConformers(), copy.GetNumConformers()) == (0, 1)
-    assert (copy.GetConformer().GetPositions() == 1).all()

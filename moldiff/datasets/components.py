@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from rdkit import Chem
 
+from moldiff.chem import placed
 from moldiff.datasets.binarycif import read_columns
 from moldiff.datasets.records import Record
 
@@ -68,11 +69,7 @@ def _mol(atoms: dict[str, np.ma.MaskedArray], bonds: dict[str, np.ma.MaskedArray
     position = np.ma.stack([atoms[name] for name in POSITION], axis=1)
     if np.ma.getmaskarray(position).any():
         return None, "no ideal coordinates"
-    conformer = Chem.Conformer(len(place))
-    conformer.SetPositions(np.ascontiguousarray(position.data, dtype=float))
-    conformer.Set3D(True)
-    mol.AddConformer(conformer, assignId=True)
-    return mol.GetMol(), ""
+    return placed(mol, position.data), ""
 
 
 def _atom(symbol: str, charge: int | None) -> Any:

@@ -18,7 +18,7 @@ from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
 from moldiff import force_field, judging
-from moldiff.chem import ORDERS, assign_stereo, check, smiles, token_name
+from moldiff.chem import ConversionError, assign_stereo, check, kekule_bonds, smiles, token_name
 from moldiff.datasets.computed import compute
 from moldiff.datasets.prepared import Structure
 from moldiff.datasets.records import Record
@@ -222,14 +222,11 @@ def embed(mol: Mol, seed: int) -> tuple[Mol, str]:
 
 def _structure(mol: Mol) -> Structure:
     text = smiles(mol, stereo=False)
-    mol = Chem.Mol(mol)
-    Chem.Kekulize(mol, clearAromaticFlags=True)
-    bonds = []
-    for bond in mol.GetBonds():
-        if bond.GetBondType() not in ORDERS:
-            raise Unusable("bonds", f"one of type {bond.GetBondType()}; only orders 1 to 3 are known")
-        bonds.append((*sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx())), ORDERS[bond.GetBondType()]))
-    table = np.array(sorted(bonds), dtype=int).reshape(-1, 3)
+    try:
+        bonds = kekule_bonds(mol).tolist()
+    except ConversionError as error:
+        raise Unusable("bonds", str(error)) from error
+    table = np.array(sorted((*sorted(ends), order) for *ends, order in bonds), dtype=int).reshape(-1, 3)
     return Structure(
         number=np.array([a.GetAtomicNum() for a in mol.GetAtoms()], dtype=np.uint8),
         charge=np.array([a.GetFormalCharge() for a in mol.GetAtoms()], dtype=np.int8),

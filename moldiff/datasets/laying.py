@@ -4,6 +4,8 @@ import numpy as np
 from rdkit import Chem
 from rdkit.Chem import Mol, rdDetermineBonds
 
+from moldiff.chem import placed
+
 MAX_MATCHES = 1000  # different ways, all of which keep elements, hydrogens and neighbours
 
 
@@ -65,9 +67,4 @@ def _posed(full: Mol, near: Mol, order: list[int], pos: np.ndarray) -> Mol:
         for hydrogen in full.GetAtoms()
         if hydrogen.GetIdx() >= len(order)
     ]
-    conformer = Chem.Conformer(full.GetNumAtoms())
-    conformer.SetPositions(pos[place])
-    conformer.Set3D(True)
-    posed = Chem.Mol(full)
-    posed.AddConformer(conformer, assignId=True)
-    return posed
+    return placed(full, pos[place])

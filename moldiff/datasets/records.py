@@ -6,11 +6,11 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
+import numpy as np
 from rdkit import Chem
 from rdkit.Chem import Mol
-from rdkit.Geometry import Point3D
 
-from moldiff.chem import parse_sdf_record, quiet, unmapped
+from moldiff.chem import parse_sdf_record, placed, quiet, unmapped
 from moldiff.datasets.laying import lay_smiles
 
 Kind = Literal["sdf", "xyz", "smiles", "mol", "conformer"]
@@ -102,7 +102,7 @@ def _read_xyz(text: str) -> tuple[Mol | None, str]:
         return None, f"{announced} atoms announced, {len(atoms)} lines follow"
     if not atoms:
         return None, "no atoms"
-    mol, conformer = Chem.RWMol(), Chem.Conformer(announced)
+    mol, pos = Chem.RWMol(), []
     for number, line in enumerate(atoms, 1):
         words = line.split()
         z = _atomic_number(words[0].capitalize()) if words else None
@@ -113,10 +113,9 @@ def _read_xyz(text: str) -> tuple[Mol | None, str]:
             return None, f"atom {number}: coordinates {' '.join(words[1:4])!r} are no three numbers"
         atom = Chem.Atom(z)
         atom.SetNoImplicit(True)
-        conformer.SetAtomPosition(mol.AddAtom(atom), Point3D(*position))
-    conformer.Set3D(True)
-    mol.AddConformer(conformer, assignId=True)
-    return mol.GetMol(), ""
+        mol.AddAtom(atom)
+        pos.append(position)
+    return placed(mol, np.array(pos)), ""
 
 
 def _read_smiles(text: str) -> tuple[Mol | None, str]:

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 
+from moldiff.molecule import Molecules
+
 # features of the condition vector: of σ and sizes, of each property, of each element's count
 BEFORE_PROPERTIES, PER_PROPERTY, PER_ELEMENT = 32 + 5 + 5, 9, 4
 
@@ -34,10 +36,7 @@ class NetworkInput:
     previous_atom: Float[Tensor, "b n tokens"]  # probabilities
     previous_bond: Float[Tensor, "b n n orders"]
 
-    @property
-    def pair_mask(self) -> Bool[Tensor, "b n n"]:
-        n = self.mask.shape[1]
-        return self.mask[:, :, None] & self.mask[:, None] & ~torch.eye(n, dtype=torch.bool, device=self.mask.device)
+    pair_mask = Molecules.pair_mask  # which needs no more than the mask
 
     @property
     def graph(self) -> Bool[Tensor, "b n n"]:

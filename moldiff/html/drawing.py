@@ -6,8 +6,7 @@ from rdkit import Chem
 from rdkit.Chem import Mol
 from rdkit.Chem.Draw import rdMolDraw2D
 
-from moldiff.chem import assign_stereo, quiet
-from moldiff.metrics.validity import sanitised
+from moldiff.chem import assign_stereo, quiet, sanitised
 
 WIDTH, HEIGHT = 160, 110  # of the view box; the page scales it
 LINE_WIDTH = 1.4

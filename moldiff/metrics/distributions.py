@@ -14,9 +14,8 @@ from jaxtyping import Float
 from rdkit import Chem
 from rdkit.Chem import Mol
 
-from moldiff.chem import quiet
+from moldiff.chem import quiet, sanitised
 from moldiff.metrics.core import Metric
-from moldiff.metrics.validity import sanitised
 
 Path = tuple[int, ...]  # bonded atoms a-b, a-b-c or a-b-c-d
 Values = dict[tuple[int, ...], np.ndarray]  # type of path (atomic numbers and bond types, alternating) -> values

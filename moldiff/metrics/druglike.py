@@ -9,16 +9,15 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pandas as pd
-from rdkit import Chem, RDConfig
+from rdkit import RDConfig
 from rdkit.Chem import QED, Crippen, Descriptors, Mol, rdMolDescriptors
 
-from moldiff.chem import quiet
+from moldiff.chem import bare, sanitised
 from moldiff.errors import MoldiffError
 from moldiff.graph_counts import GRAPH_COUNTS
 from moldiff.metrics.alerts import CATALOGUES, alerts
 from moldiff.metrics.core import Metric, rate
 from moldiff.metrics.rings import ring_systems, unseen
-from moldiff.metrics.validity import sanitised
 
 # pandas types of the columns; the nullable ones hold counts that are missing where a molecule is not valid
 DRUGLIKE_COLUMNS = {
@@ -74,15 +73,11 @@ def druglike_facts(mol: Mol | None) -> dict[str, float | int | bool | str | None
 
 def graph(mol: Mol) -> Mol | None:
     """A sanitised copy without explicit hydrogens, stereo and coordinates; None where RDKit does not sanitise."""
-    with quiet():
-        copy, _ = sanitised(mol)
-        if copy is None:
-            return None
-        copy.RemoveAllConformers()
-        Chem.RemoveStereochemistry(copy)  # first: hydrogens that define a double bond's stereo would be kept otherwise
-        copy = Chem.RemoveHs(copy, sanitize=False)
-        Chem.GetSymmSSSR(copy)  # removing atoms forgets the rings
-    return copy
+    copy, _ = sanitised(mol)
+    if copy is None:
+        return None
+    copy.RemoveAllConformers()
+    return bare(copy)
 
 
 def properties(mol: Mol) -> dict[str, float]:

@@ -8,10 +8,10 @@ import pandas as pd
 from rdkit.Chem import Mol, rdMolAlign
 
 from moldiff import force_field
-from moldiff.chem import quiet
+from moldiff.chem import quiet, sanitised
 from moldiff.metrics.core import Metric, rate
 from moldiff.metrics.sampling import Draw, draw
-from moldiff.metrics.validity import sanitised, valid_connected
+from moldiff.metrics.validity import valid_connected
 
 MMFF94S = (
     f"at most {force_field.MAX_RELAXATION_STEPS} steps of MMFF94s relaxation from the given coordinates "

@@ -4,9 +4,9 @@ import re
 
 import pandas as pd
 from rdkit import Chem
-from rdkit.Chem import Mol, SanitizeFlags
+from rdkit.Chem import Mol
 
-from moldiff.chem import SANITISE, assign_stereo, quiet
+from moldiff.chem import assign_stereo, quiet, sanitised, smiles
 from moldiff.errors import MoldiffError
 from moldiff.metrics.core import Metric, Reference, distinct_share, rate
 
@@ -23,7 +23,7 @@ def validity_facts(mol: Mol | None) -> dict[str, bool | int | str | None]:
     facts |= {"coordinates": mol.GetNumConformers() > 0, "failure": failure, "charge": Chem.GetFormalCharge(mol)}
     if copy is not None:
         facts |= {"valid": True, "radicals": sum(atom.GetNumRadicalElectrons() for atom in copy.GetAtoms()),
-                  "smiles": flat_smiles(copy), "smiles_stereo": _stereo_smiles(copy)}  # fmt: skip
+                  "smiles": smiles(copy, stereo=False), "smiles_stereo": _stereo_smiles(copy)}  # fmt: skip
     return facts
 
 
@@ -73,29 +73,6 @@ def novelty_metrics(table: pd.DataFrame, reference: Reference) -> list[Metric]:
     return metrics
 
 
-def sanitised(mol: Mol) -> tuple[Mol | None, str]:
-    """(sanitised copy, "") or (None, name of the step that failed).
-
-    Hydrogens are taken as given: an open valence becomes unpaired electrons, not an invented hydrogen.
-    """
-    if mol.GetNumAtoms() == 0:
-        return None, "empty"
-    copy = Chem.Mol(mol)
-    for atom in copy.GetAtoms():
-        atom.SetNoImplicit(True)
-    failed = Chem.SanitizeMol(copy, SANITISE, catchErrors=True)
-    if failed != SanitizeFlags.SANITIZE_NONE:
-        return None, failed.name.removeprefix("SANITIZE_").lower()
-    return copy, ""
-
-
-def flat_smiles(mol: Mol) -> str:
-    """Canonical SMILES of a sanitised molecule without stereo and without explicit hydrogens."""
-    copy = Chem.Mol(mol)
-    Chem.RemoveStereochemistry(copy)  # first: hydrogens that define a double bond's stereo would be kept otherwise
-    return Chem.MolToSmiles(Chem.RemoveHs(copy, sanitize=False), isomericSmiles=False)
-
-
 def _stereo_smiles(mol: Mol) -> str:
     copy = Chem.Mol(mol)
     if copy.GetNumConformers() and copy.GetConformer().Is3D():
@@ -119,14 +96,14 @@ def _has_stereo(smiles: str) -> bool:
     return any(mark in smiles for mark in "@/\\")
 
 
-def without_stereo(smiles: str) -> str:
-    """A canonical SMILES as :func:`flat_smiles` writes it. Raises :class:`MoldiffError` if RDKit does not read it."""
-    if not (_has_stereo(smiles) or re.search(r"\[\d", smiles)):  # nor isotopes
-        return smiles
-    mol = Chem.MolFromSmiles(smiles)
+def without_stereo(text: str) -> str:
+    """A canonical SMILES as it is without stereo. Raises :class:`MoldiffError` if RDKit does not read it."""
+    if not (_has_stereo(text) or re.search(r"\[\d", text)):  # nor isotopes
+        return text
+    mol = Chem.MolFromSmiles(text)
     if mol is None:
-        raise MoldiffError(f"reference SMILES {smiles!r} cannot be read by RDKit; remove it")
-    return flat_smiles(mol)
+        raise MoldiffError(f"reference SMILES {text!r} cannot be read by RDKit; remove it")
+    return smiles(mol, stereo=False)
 
 
 def _check_canonical(reference: Reference, sample: int = 100) -> None:

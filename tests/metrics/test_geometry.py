@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import embedded
 from rdkit import Chem
 from rdkit.Chem import AllChem
 
@@ -24,9 +25,8 @@ from moldiff.metrics.strain import (
 from moldiff.metrics.xtb import GFN2, xtb_relaxation
 
 
-def embedded(smiles):
-    mol = Chem.AddHs(Chem.MolFromSmiles(smiles))
-    assert AllChem.EmbedMolecule(mol, randomSeed=1) == 0
+def relaxed(smiles):
+    mol = embedded(smiles)
     AllChem.MMFFOptimizeMolecule(mol, mmffVariant="MMFF94s", maxIters=2000)
     return mol
 
@@ -39,12 +39,12 @@ def moved(mol, change):
 
 @pytest.fixture(scope="module")
 def toluene():
-    return embedded("Cc1ccccc1")
+    return relaxed("Cc1ccccc1")
 
 
 @pytest.fixture(scope="module")
 def some(toluene):
-    return [toluene, embedded("CCO"), embedded("CC#N"), moved(toluene, lambda x: 0.7 * x), None, Chem.Mol(),
+    return [toluene, relaxed("CCO"), relaxed("CC#N"), moved(toluene, lambda x: 0.7 * x), None, Chem.Mol(),
             Chem.AddHs(Chem.MolFromSmiles("CCO")), Chem.MolFromSmiles("C(C)(C)(C)(C)C", sanitize=False)]  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def test_rmsd_superposes_and_counts_atoms_as_it_says(toluene):
     hydrogens = np.array([[atom.GetAtomicNum() == 1] for atom in toluene.GetAtoms()])
     waved = relaxation(toluene, moved(toluene, lambda x: x + hydrogens * 0.5), 1.0)
     assert waved.rmsd > 0.1 and waved.rmsd_heavy == pytest.approx(0, abs=1e-6)
-    assert math.isnan(mmff_relaxation(embedded("[H][H]")).rmsd_heavy)
+    assert math.isnan(mmff_relaxation(relaxed("[H][H]")).rmsd_heavy)
 
 
 @pytest.mark.parametrize("relax", [mmff_relaxation, xtb_relaxation])
@@ -100,11 +100,11 @@ def test_failures_of_relaxation_have_a_reason(relax, some):
     assert relax(some[6]).failure == "no coordinates"
     nowhere = relax(moved(some[1], lambda x: x * math.nan))
     assert nowhere.failure in {"energy", "not computable"} and math.isnan(nowhere.energy)
-    assert mmff_relaxation(embedded("CB(C)C")).failure == "parameters"
+    assert mmff_relaxation(relaxed("CB(C)C")).failure == "parameters"
 
 
 def test_strain_metrics_count_failures(some):
-    boron = embedded("CB(C)C")
+    boron = relaxed("CB(C)C")
     mols = [*some, boron]
     found = by_name(strain_metrics(mols, describe(mols), 99))
     assert set(found) == {"strain", "strain_rmsd", "strain_rmsd_heavy", "strain_relaxed"}
@@ -151,14 +151,14 @@ def test_xtb_strain_is_that_of_tblite():
 def test_xtb_takes_charge_and_radicals_from_the_molecule(smiles):
     pytest.importorskip("tblite")
     pytest.importorskip("ase")
-    assert xtb_relaxation(embedded(smiles)).failure == ""
+    assert xtb_relaxation(relaxed(smiles)).failure == ""
 
 
 def test_xtb_steps_are_bounded(monkeypatch):
     pytest.importorskip("tblite")
     pytest.importorskip("ase")
     monkeypatch.setattr(xtb, "MAX_STEPS", 1)
-    mols = [moved(embedded("CC"), lambda x: 1.2 * x)]
+    mols = [moved(relaxed("CC"), lambda x: 1.2 * x)]
     before = os.environ.get("OMP_NUM_THREADS")
     drawn = draw_for_strain(mols, describe(mols), 5, 0)
     found = by_name(relaxation_metrics("xtb_strain", GFN2, relax_all(xtb_relaxation, mols, drawn), drawn))

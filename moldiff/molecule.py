@@ -7,11 +7,14 @@ import dataclasses
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import torch_geometric.data
 
 BOND_CLASSES = 4  # none, single, double, triple (Kekulé orders)
 HYDROGENS = ("explicit", "implicit")  # atoms like the others, or left to the valences of these
@@ -116,6 +119,29 @@ class Molecules(Batch):
         """Concatenate batches, padding all to ``n`` atoms (default: the widest)."""
         n = n or max(m.mask.shape[1] for m in batches)
         return cls(*(torch.cat([_pad(getattr(m, f.name), n) for m in batches]) for f in dataclasses.fields(cls)))
+
+    def to_pyg(self) -> "list[torch_geometric.data.Data]":
+        """One torch-geometric ``Data`` per molecule: ``pos``, ``atom``, ``edge_index`` (both directions), ``bond``."""
+        from torch_geometric.data import Data
+
+        graphs = []
+        for single in self.split():
+            edge_index = single.bond[0].nonzero().T.contiguous()
+            order = single.bond[0][edge_index[0], edge_index[1]]
+            graphs.append(Data(pos=single.pos[0], atom=single.atom[0], edge_index=edge_index, bond=order))
+        return graphs
+
+    @classmethod
+    def from_pyg(cls, graphs: "list[torch_geometric.data.Data]") -> "Molecules":
+        """Inverse of :meth:`to_pyg`; the result is padded to the largest graph."""
+        singles = []
+        for graph in graphs:
+            n = graph.pos.shape[0]
+            bond = torch.zeros(n, n, dtype=graph.bond.dtype, device=graph.pos.device)
+            bond[graph.edge_index[0], graph.edge_index[1]] = graph.bond
+            mask = torch.ones(1, n, dtype=torch.bool, device=graph.pos.device)
+            singles.append(cls(mask, graph.pos[None], graph.atom[None], bond[None]))
+        return cls.collate(singles)
 
 
 @dataclass(frozen=True)

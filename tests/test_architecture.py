@@ -85,7 +85,7 @@ PLACES = {
         "formula",
     },
     "e3nn": {"denoisers.tensor_product"},
-    "torch_geometric": {"denoisers.egnn"},
+    "torch_geometric": {"molecule", "denoisers.egnn"},
     "pandas": {"metrics", "report", "html"},
     "typer": {"cli"},
     "fcd_torch": {"metrics.chemnet"},

@@ -1,4 +1,4 @@
-"""The batch: geometry, splitting."""
+"""The batch: geometry, splitting, exchange."""
 
 import dataclasses
 
@@ -74,6 +74,18 @@ def test_split_and_collate_are_inverse(random_molecules, sizes, extra, seed):
     assert all(s.mask.all() for s in singles)
     assert_equal(Molecules.collate(singles, max(sizes) + extra), molecules)
     assert_equal(Molecules.collate([molecules.select([k]) for k in range(len(sizes))]), molecules)
+
+
+@settings(max_examples=10, deadline=None)
+@given(sizes=sizes, seed=st.integers(0, 99), dtype=st.sampled_from([torch.long, torch.uint8]))
+def test_pyg_round_trip(random_molecules, sizes, seed, dtype):
+    molecules = random_molecules(sizes, seed)
+    molecules = molecules.replace(atom=molecules.atom.to(dtype), bond=molecules.bond.to(dtype))
+    graphs = molecules.to_pyg()
+    assert [g.num_nodes for g in graphs] == sizes
+    assert [g.num_edges for g in graphs] == [2 * (n - 1) for n in sizes]  # trees, both directions
+    assert all(g.is_undirected() for g in graphs)
+    assert_equal(Molecules.from_pyg(graphs), molecules)
 
 
 def test_select_prediction(exact):

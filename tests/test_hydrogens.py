@@ -1,6 +1,6 @@
 """The placer of hydrogens: it moves them alone, to where DFT has them, however a molecule lies and whatever else is placed."""
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,21 +128,17 @@ def test_they_are_turned_as_in_the_data(real, shipped):
     before = stripped(real)
     after = with_placed_hydrogens(shipped, before)
     for length, most in ((3, 0.3), (4, 0.6)):
-        truth = pooled_coordinates(real, length)
+        truth = internal_coordinates(map(sanitised_mol, real), length)
         total = sum(map(len, truth.values()))
         errors = []
         for mols in (before, after):
-            found = pooled_coordinates(mols, length)
+            found = internal_coordinates(map(sanitised_mol, mols), length)
             errors.append(sum(wasserstein(found[kind], of) * len(of) / total for kind, of in truth.items()))
         assert errors[1] < most * errors[0]
 
 
-def pooled_coordinates(mols: list[Chem.Mol], length: int) -> dict[tuple[int, ...], np.ndarray]:
-    pooled = defaultdict(list)
-    for mol in mols:
-        for kind, values in internal_coordinates(chem.sanitised(mol)[0], length).items():
-            pooled[kind].append(values)
-    return {kind: np.concatenate(values) for kind, values in pooled.items()}
+def sanitised_mol(mol: Chem.Mol) -> Chem.Mol:
+    return chem.sanitised(mol)[0]
 
 
 def test_the_neighbours_do_not_matter(real, shipped):

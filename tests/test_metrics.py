@@ -384,16 +384,16 @@ def test_strain_subset_follows_the_seed(mixed):
 def test_geometry_of_a_known_molecule():
     angle = math.radians(104.5)
     water = raw("O H H", "0-1 0-2", [[0, 0, 0], [0.96, 0, 0], [0.96 * math.cos(angle), 0.96 * math.sin(angle), 0]])
-    assert distributions.internal_coordinates(water, 2)[1, 1, 8] == pytest.approx([0.96, 0.96])
-    assert distributions.internal_coordinates(water, 3)[1, 1, 8, 1, 1] == pytest.approx([104.5])
-    assert distributions.internal_coordinates(water, 4) == {}
+    assert distributions.internal_coordinates([water], 2)[1, 1, 8] == pytest.approx([0.96, 0.96])
+    assert distributions.internal_coordinates([water], 3)[1, 1, 8, 1, 1] == pytest.approx([104.5])
+    assert distributions.internal_coordinates([water], 4) == {}
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_torsion_is_that_of_rdkit_without_its_sign(sign):
     mol = named("CCCC", coordinates=True)
     Chem.rdMolTransforms.SetDihedralDeg(mol.GetConformer(), 0, 1, 2, 3, sign * 65.0)
-    assert distributions.internal_coordinates(mol, 4)[6, 1, 6, 1, 6, 1, 6] == pytest.approx([65.0])
+    assert distributions.internal_coordinates([mol], 4)[6, 1, 6, 1, 6, 1, 6] == pytest.approx([65.0])
 
 
 def test_kekule_structure_does_not_matter_for_types():
@@ -417,7 +417,7 @@ def test_distributions_tell_sets_apart():
     assert math.isnan(by_name["ring_size_tv"].value)  # neither has rings
     assert math.isnan(by_name["torsion_w1"].value)  # no common type: HCCH over single and over double bonds
     length, hydrogens = by_name["bond_length_w1"], (1, 1, 6)  # the only common type
-    ours, theirs = (distributions.internal_coordinates(mol, 2)[hydrogens] for mol in (ethane, ethene))
+    ours, theirs = (distributions.internal_coordinates([mol], 2)[hydrogens] for mol in (ethane, ethene))
     width = distributions._BIN[2]  # of the histograms that are compared
     assert length.value == pytest.approx(distributions.wasserstein(ours, theirs), abs=width) and length.value > width
     assert length.denominator == 6 and "(4 of its 5 values)" in length.definition

@@ -49,7 +49,7 @@ def distribution_facts(mol: Mol | None) -> Counts:
         "charge_tv": Counter(str(atom.GetFormalCharge()) for atom in atoms),
     }  # fmt: skip
     for length, (metric, _) in _KINDS.items():
-        for kind, values in internal_coordinates(copy, length).items():
+        for kind, values in internal_coordinates([copy], length).items():
             bins = (values[np.isfinite(values)] / _BIN[length]).astype(int).tolist()
             counts[f"{metric} {_type_name(kind)}"] = Counter(map(str, bins))
     return {key: dict(found) for key, found in counts.items() if found}
@@ -85,18 +85,22 @@ def _type_name(kind: tuple[int, ...]) -> str:
     return "".join(_BONDS.get(k, "~") if at % 2 else symbol(k) for at, k in enumerate(kind))
 
 
-def internal_coordinates(mol: Mol, length: int) -> Values:
+def internal_coordinates(mols: Iterable[Mol], length: int) -> Values:
     """Bond lengths (``length`` 2, Å), angles (3, degrees) or absolute torsions (4, degrees) by type.
 
-    ``mol``: sanitised; nothing comes of one without a conformer.
+    ``mols``: sanitised; those without a conformer have no coordinates and give nothing.
     """
-    found = list(_typed_paths(mol, length)) if mol.GetNumConformers() else []
-    if not found:
-        return {}
-    pos = mol.GetConformer().GetPositions()
-    values = _MEASURES[length](pos[np.array([path for path, _ in found])])  # all types at once: half the time
+    positions, paths, types, offset = [np.empty((0, 3))], [], [], 0
+    for mol in mols:
+        if mol.GetNumConformers():
+            found = list(_typed_paths(mol, length))
+            paths += [[i + offset for i in path] for path, _ in found]
+            types += [kind for _, kind in found]
+            positions.append(mol.GetConformer().GetPositions())
+            offset += mol.GetNumAtoms()
+    index = np.array(paths, dtype=int).reshape(-1, length)
     grouped = defaultdict(list)
-    for (_, kind), value in zip(found, values.tolist(), strict=True):
+    for kind, value in zip(types, _MEASURES[length](np.concatenate(positions)[index]).tolist(), strict=True):
         grouped[kind].append(value)
     return {kind: np.array(values) for kind, values in grouped.items()}
 

@@ -15,7 +15,8 @@ from jaxtyping import Bool, Integer
 from torch import Tensor
 
 from moldiff import chem
-from moldiff.generation import PER_WORKER, Generator, check_counts, opened
+from moldiff.arguments import check_counts
+from moldiff.generation import PER_WORKER, Generator, opened
 from moldiff.guidance import AllowedAtoms, Guide, WithinValences
 from moldiff.model import Model
 from moldiff.model_file import DataInfo

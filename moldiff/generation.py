@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
-from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from moldiff import chem, force_field, fragment_checks, fragments
+from moldiff.arguments import as_range, check_counts, check_kinds
 from moldiff.attempts import asked_values, sample_attempts
 from moldiff.conditions import find_property, target_of
 from moldiff.config import QUALITIES
@@ -103,7 +103,7 @@ class Generator:
         Raises:
             RequestError: at once, if the model cannot do this.
         """
-        _check_kinds(
+        check_kinds(
             formula=formula, replace=replace, filter=filter, strength=strength, targets=targets, attach=attach, fix=fix,
             like=like, shape=shape, pharmacophore=pharmacophore,
             **{name: options[name] for name in ("guidance", "time_limit") if name in options},
@@ -117,8 +117,8 @@ class Generator:
             raise RequestError("sampler: says how many steps there are; give it, or quality, or steps")
         options.setdefault("sampler", choose_sampler(self.model.config, quality, steps))
         check_counts(workers=workers, batch_size=batch_size)
-        sizes = heavy_atoms if heavy_atoms is None else _pair(heavy_atoms, "heavy_atoms")
-        ranges = {name: _pair(value, f"targets[{name!r}]") for name, value in (targets or {}).items()}
+        sizes = heavy_atoms if heavy_atoms is None else as_range(heavy_atoms, "heavy_atoms")
+        ranges = {name: as_range(value, f"targets[{name!r}]") for name, value in (targets or {}).items()}
         options["targets"] = tuple(target_of(name, *ends) for name, ends in ranges.items())
         draft = Request(n, seed, heavy_atoms=sizes, formula=formula, **options)
         wishes = fragments.Wishes(fix, None if attach is None else tuple(map(int, attach)), replace, like, strength)
@@ -184,7 +184,8 @@ class Generator:
     def key(self, request: Request) -> str:
         """Of IDs: all that decides a molecule besides seed and number. A compiled network rounds otherwise."""
         compiled, placer = ["compiled"] * self.compiled, [self.placer.sha256] if self.placer else []
-        judge = [str(NEAR), self.predictor.sha256 if self.predictor else ""] if self.measure(request) else []
+        exact, made = self._judged(request)
+        judge = [str(NEAR), self.predictor.sha256 if made else ""] if exact or made else []
         return request.key(" ".join([self.hash, self.settings, *compiled, *placer, *judge]))
 
     @cached_property
@@ -237,13 +238,25 @@ class Generator:
         Of targets: what is asked for and what came out, exact where RDKit computes it from the graph, else ``predicted_`` by
         a network of its own, for properties that one was trained on. Of a seed, a shape or features: how near a molecule is.
         """
-        asked = [find_property(target.name, self.model.data.properties) for target in request.targets]
-        exact = known_scores([p.name for p in asked]) if asked else {}
-        unknown = [p for p in asked if p.name not in exact]
-        made = [f"predicted_{name}" for name in predictable(self.predictor, unknown)] if unknown else []
+        asked = self._asked(request)
+        exact, made = self._found(asked)
         near = ["similarity"] if request.parent else []
-        asked_for, found = [f"asked_{p.name}" for p in asked], [*made, *near, *request.overlay.columns]
-        return dict.fromkeys(asked_for, "float64") | exact | dict.fromkeys(found, "float64")
+        others = [*(f"predicted_{name}" for name in made), *near, *request.overlay.columns]
+        return dict.fromkeys((f"asked_{name}" for name in asked), "float64") | exact | dict.fromkeys(others, "float64")
+
+    def _asked(self, request: Request) -> list[str]:
+        return [find_property(target.name, self.model.data.properties).name for target in request.targets]
+
+    def _found(self, names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+        """Of these properties, those that RDKit computes, with their pandas types, and those of the others that are predicted."""
+        exact = known_scores(names) if names else {}
+        others = [find_property(name, self.model.data.properties) for name in names if name not in exact]
+        return exact, predictable(self.predictor, others) if others else []
+
+    def _judged(self, request: Request) -> tuple[dict[str, str], list[str]]:
+        """What is asked for and cannot be counted, as :meth:`_found`, where it decides whether an attempt is made again."""
+        uncounted = [name for name in self._asked(request) if name not in GRAPH_COUNTS]
+        return self._found(uncounted if self.model.config.quality.tries > 1 else [])
 
     def measure(self, request: Request) -> Measure | None:
         """By what attempts are judged whose values asked for cannot be counted: what records tell of these, exact or predicted.
@@ -251,11 +264,8 @@ class Generator:
         None where nothing is to be judged so. NaN for properties of which records tell nothing, and for molecules that would be
         rejected; predicted ones, which coordinates decide, for those with a bond that is none by its length, too.
         """
-        properties, columns = self.model.data.properties, self.own_columns(request)
-        asked = [find_property(target.name, properties).name for target in request.targets]
-        exact = [name for name in asked if name in columns and name not in GRAPH_COUNTS]
-        made = [name for name in asked if f"predicted_{name}" in columns]
-        if self.model.config.quality.tries == 1 or not exact + made:
+        exact, made = self._judged(request)
+        if not (exact or made):
             return None
 
         def values(mol: "Chem.Mol") -> Mapping[str, Any]:
@@ -267,7 +277,7 @@ class Generator:
 
         def measured(molecules: Molecules) -> Float[np.ndarray, "b properties"]:
             found = [values(mol) for mol in self.to_rdkit(molecules)]
-            return np.array([[of.get(p.name) for p in properties] for of in found], dtype=float)
+            return np.array([[of.get(p.name) for p in self.model.data.properties] for of in found], dtype=float)
 
         return measured
 
@@ -389,47 +399,6 @@ class Generator:
 
 
 FURTHER = ("sampler", "unique", "guidance", "max_attempts", "time_limit")  # fields of Request, taken as they are
-KINDS = {  # of what generate is given, beside None
-    "formula": (str, "a text"), "replace": (str, "a text"), "filter": (str, "a text"),
-    "strength": (Real, "a number"), "guidance": (Real, "a number"), "time_limit": (Real, "a number"),
-    **dict.fromkeys(("fix", "like", "shape"), (chem.Chem.Mol, "an RDKit molecule with coordinates")),
-    "pharmacophore": (chem.Chem.Mol | list | tuple, "an RDKit molecule with coordinates, or a list of them"),
-    "targets": (Mapping, "a dict"), "attach": (Sequence | np.ndarray, "a list of atoms"),
-}  # fmt: skip
-MEMBERS = {  # of those that hold several
-    "targets": (str, "the name of a property"), "attach": (Integral, "a whole number, RDKit's index of an atom"),
-    "pharmacophore": (chem.Chem.Mol, "an RDKit molecule with coordinates"),
-}  # fmt: skip
-
-
-def _check_kinds(**values: Any) -> None:
-    for name, value in values.items():
-        kind, words = KINDS[name]
-        if not (value is None or isinstance(value, kind)):
-            raise RequestError(f"{name}={value!r}: must be {words}")
-        if value is None or name not in MEMBERS or isinstance(value, chem.Chem.Mol):
-            continue
-        kind, words = MEMBERS[name]
-        for member in value:
-            if not isinstance(member, kind):
-                raise RequestError(f"{name}: {member!r}: must be {words}")
-
-
-def check_counts(**counts: int | None) -> None:
-    """Raises RequestError for what is neither None nor a whole number above 0."""
-    for option, count in counts.items():
-        if count is not None and not (isinstance(count, Integral) and count > 0):
-            raise RequestError(f"{option} {count}: must be a whole number above 0")
-
-
-def _pair(value: Any, named: str) -> tuple[Any, Any]:
-    """A value as a range, or a range of two; whole numbers of any type as Python's, by whose text requests are told apart."""
-    value = value.tolist() if isinstance(value, np.ndarray) else value
-    ends = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value, value)
-    if len(ends) != 2:
-        raise RequestError(f"{named} = {value}: give a number, or the two ends of a range")
-    low, high = (int(end) if isinstance(end, Integral) else end for end in ends)
-    return low, high
 
 
 def load(model: str | Path = "qm9", device: str = "auto", compile: bool = False) -> Generator:

@@ -15,8 +15,8 @@ from moldiff.model import Model
 from moldiff.molecule import Molecules
 from moldiff.requests import Request
 
-AS_TOLD = 1  # by how much a molecule may be off, in all, without a further try: counts, or
-NEAR = 0.1  # standard deviations of the property between a value that was asked for and the one that is found
+NEAR = 0.1  # standard deviations of a property by which a value that is found may miss the one asked for, as one count
+AS_TOLD = 1  # counts by which a molecule may be off, in all, without a further try
 
 Measure = Callable[[Molecules], Float[np.ndarray, "b properties"]]  # physical; NaN: unknown
 

@@ -15,7 +15,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 ORDER = [
     {"errors", "config", "molecule", "schedules", "files", "checkpoints", "weights", "citations", "workers", "filters"}
     | {"composition", "valences"},
-    {"conditions", "processes", "chem", "force_field", "graph_counts", "stereo", "tasks", "known"},
+    {"arguments", "conditions", "processes", "chem", "force_field", "graph_counts", "stereo", "tasks", "known"},
     {
         "denoisers",
         "datasets",

@@ -16,6 +16,7 @@ from rdkit.Chem import Crippen
 from rdkit.Chem.rdMolDescriptors import CalcMolFormula
 
 from moldiff import attempts, chem, doctor, generation, relay, windows
+from moldiff.arguments import check_kinds
 from moldiff.attempts import asked_values, sample_attempts
 from moldiff.conditions import Target
 from moldiff.config import Config, NetworkConfig, preset
@@ -346,8 +347,8 @@ class TestRefusals:
     )  # fmt: skip
     def test_members(self, given, message):
         with pytest.raises(RequestError, match=re.escape(message)):
-            generation._check_kinds(**given)
-        generation._check_kinds(attach=np.array([1, 2]), targets={"gap": 5.0}, pharmacophore=Chem.MolFromSmiles("C"))
+            check_kinds(**given)
+        check_kinds(attach=np.array([1, 2]), targets={"gap": 5.0}, pharmacophore=Chem.MolFromSmiles("C"))
 
     def test_a_property_by_any_spelling_is_the_same_request(self, info):
         draft = Request(1, targets=(Target("GAP", 5.0, 6.0),))
@@ -470,9 +471,7 @@ class TestJudgedByValues:
         quality = replace(qm9.model.config.quality, tries=1)
         qm9.model.config = replace(qm9.model.config, quality=quality)
         once = list(qm9.generate(12, **options))
-        assert [a.smiles == b.smiles for a, b in zip(found, once, strict=True) if a.tries == 1] == [True] * sum(
-            r.tries == 1 for r in found
-        )
+        assert all(a.smiles == b.smiles for a, b in zip(found, once, strict=True) if a.tries == 1)
         before = [abs(r.scores["predicted_gap"] - r.scores["asked_gap"]) / (NEAR * std) for r in once]
         assert np.mean(missed) < 0.8 * np.mean(before)
 

@@ -69,35 +69,47 @@ class Told:
         """By how much each molecule, on the CPU, differs from what it was told, in all.
 
         Counted are :data:`GRAPH_COUNTS`, those that are asked for twice; other values that are asked for are measured, and
-        count by their distance, 1 for :data:`NEAR`, infinitely where nothing can be told of a molecule. The atoms of each
-        element count where a formula is asked for; and where neither such counts are told nor values asked for, which elements
-        that may change follow better. Molecules that RDKit does not sanitise have no counts, and are not off by them.
+        count by their distance, 1 for :data:`NEAR`, infinitely where nothing can be told of a molecule. All that is within a
+        range is as asked. The atoms of each element count where a formula is asked for; and where neither such counts are told
+        nor values asked for, which elements that may change follow better. Molecules that RDKit does not sanitise have no
+        counts, and are not off by them.
         """
-        columns = {p.name: k for k, p in enumerate(self.model.data.properties) if p.name in GRAPH_COUNTS}
-        expected, weight = (of[:, list(columns.values())] for of in (self.values, 1 + self.asked))
-        off = (weight * self._differences(molecules, list(columns), expected)).sum(1)
-        nothing_else = np.isnan(expected).all(1) & ~self.asked.any(1)
+        names = [p.name for p in self.model.data.properties]
+        counted = np.array([name in GRAPH_COUNTS for name in names], dtype=bool)
+        off = ((1 + self.asked) * self._differences(molecules, counted)).sum(1)
+        nothing_else = np.isnan(self.values[:, counted]).all(1) & ~self.asked.any(1)
         by_elements = self.composition.any(1) & (nothing_else | (self.request.formula is not None))
         if by_elements.any():
             has = self.model.told_atoms(self.model.nothing_asked(len(molecules)), molecules).composition.numpy()
             off += by_elements * np.abs(has - self.composition).sum(1)
-        return off + self._distances(molecules).sum(1)
+        return off + self._distances(molecules, ~counted).sum(1)
 
-    def _distances(self, molecules: Molecules) -> Float[np.ndarray, "b properties"]:
-        uncounted = [p.name not in GRAPH_COUNTS for p in self.model.data.properties]
-        aimed = self.asked & uncounted
+    def _distances(
+        self, molecules: Molecules, measured: Bool[np.ndarray, " properties"]
+    ) -> Float[np.ndarray, "b properties"]:
+        aimed = self.asked & measured
         if self.measure is None or not aimed.any():
             return np.zeros(aimed.shape)
         std = np.array([p.std for p in self.model.data.properties])
-        missed = np.abs(self.measure(molecules) - self.values) / (NEAR * std)
+        missed = self._missed(self.measure(molecules)) / (NEAR * std)
         return np.where(aimed, np.nan_to_num(missed, nan=np.inf), 0.0)
 
     def _differences(
-        self, molecules: Molecules, names: Sequence[str], expected: Float[np.ndarray, "b counts"]
-    ) -> Float[np.ndarray, "b counts"]:
-        if np.isnan(expected).all():
-            return np.zeros(expected.shape)
+        self, molecules: Molecules, counted: Bool[np.ndarray, " properties"]
+    ) -> Float[np.ndarray, "b properties"]:
+        if np.isnan(self.values[:, counted]).all():
+            return np.zeros(self.values.shape)
         data = self.model.data
-        found = [graph_counts(mol, names, data.hydrogens) for mol in to_rdkit(molecules, data.vocabulary)]
-        counted = np.array([[np.nan] * len(names) if counts is None else counts for counts in found], dtype=float)
-        return np.nan_to_num(np.ceil(np.abs(counted - expected) - 0.5))  # between two whole numbers both will do
+        names = [p.name for p, has in zip(data.properties, counted, strict=True) if has]
+        found = np.full(self.values.shape, np.nan)
+        for row, mol in zip(found, to_rdkit(molecules, data.vocabulary), strict=True):
+            row[counted] = graph_counts(mol, names, data.hydrogens) or np.nan
+        return np.nan_to_num(np.ceil(self._missed(found) - 0.5))  # between two whole numbers both will do
+
+    def _missed(self, found: Float[np.ndarray, "b properties"]) -> Float[np.ndarray, "b properties"]:
+        """By how much values are not what was told: of a range that is asked for, how far out they are."""
+        low, high = self.values.copy(), self.values.copy()
+        for target in self.request.targets:
+            column = [p.name for p in self.model.data.properties].index(target.name)
+            low[:, column], high[:, column] = target.low, target.high
+        return np.maximum(np.maximum(low - found, found - high), 0.0)

@@ -235,13 +235,14 @@ class TestOffBy:
         molecules = chem.from_rdkit([mol], info.vocabulary)
 
         def found(
-            told: Sequence[float | None], asked: str, composition: Sequence[int], formula: str | None, measure=None
-        ) -> float:
+            told: Sequence[float | None], asked: str, composition: Sequence[int], formula: str | None, measure=None,
+            targets: tuple[Target, ...] = (),
+        ) -> float:  # fmt: skip
             properties = tuple(Property(name, "", 1.0, 1.0, 0.0, 4.0) for name in self.NAMES)
             model = Model(Config(network=preset("qm9-tiny").network), replace(info, properties=properties))
             values = np.array([[np.nan if value is None else value for value in told]], dtype=float)
             is_asked = np.array([[name == asked for name in self.NAMES]])
-            request = Request(1, formula=formula)
+            request = Request(1, formula=formula, targets=targets)
             heavy, elements = np.array([3]), np.array([composition])
             return (
                 Told(model, request, np.array([9]), heavy, values, is_asked, elements, measure).off_by(molecules).item()
@@ -274,6 +275,24 @@ class TestOffBy:
         """A tenth of the standard deviation, 1, is as much as one count; only what is asked for is judged so."""
         measure = lambda molecules: np.array([[5.0, np.nan if weight is None else weight, 5.0, 5.0]])  # noqa: E731
         assert off_by([None, 46.0, 1, None], asked, [4, 2, 1, 0], None, measure) == pytest.approx(expected)
+
+    @pytest.mark.parametrize(
+        ("found", "low", "high", "expected"),
+        [(46.0, 40.0, 50.0, 0.0), (40.0, 40.0, 50.0, 0.0), (39.75, 40.0, 50.0, 2.5), (50.5, 40.0, 50.0, 5.0)],
+    )
+    def test_ranges_of_values(self, off_by, found, low, high, expected):
+        """Within a range all is as asked, whichever of its values was drawn."""
+        measure = lambda molecules: np.array([[5.0, found, 5.0, 5.0]])  # noqa: E731
+        asked = Target("weight", low, high)
+        off = off_by([None, 44.0, 1, None], "weight", [4, 2, 1, 0], None, measure, (asked,))
+        assert off == pytest.approx(expected)
+
+    @pytest.mark.parametrize(
+        ("low", "high", "expected"), [(0.0, 2.0, 0), (1.0, 3.0, 0), (2.0, 3.0, 2), (3.0, 5.0, 4), (1.2, 2.0, 0)]
+    )
+    def test_ranges_of_counts(self, off_by, low, high, expected):
+        told = [None, None, None, high]
+        assert off_by(told, "hba", [4, 2, 1, 0], None, targets=(Target("hba", low, high),)) == expected
 
     @pytest.mark.parametrize(
         ("composition", "formula", "expected"),

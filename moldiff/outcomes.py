@@ -42,12 +42,15 @@ class Reject:
 
 @dataclass
 class Tally:
-    """The funnel, up to and including attempt ``next_index - 1``."""
+    """The funnel, up to and including attempt ``next_index - 1``. ``rejected``: attempts by reason."""
 
     next_index: int = 0
     kept: int = 0
-    rejected: Counter = field(default_factory=Counter)
+    rejected: Counter | dict = field(default_factory=Counter)
     tries: int = 0
+
+    def __post_init__(self) -> None:
+        self.rejected = Counter(self.rejected)
 
     def add(self, outcome: Record | Reject) -> None:
         self.next_index = outcome.index + 1
@@ -63,7 +66,7 @@ class Tally:
         return (self.kept + 19) / (self.next_index + 20)
 
     def copy(self) -> "Tally":
-        return replace(self, rejected=self.rejected.copy())
+        return replace(self)
 
     def funnel(self, request: Request) -> dict[str, int]:
         """Molecules left after each stage, from ``sampled`` to ``kept``; optional stages only where asked for."""

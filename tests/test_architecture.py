@@ -58,7 +58,7 @@ ORDER = [
         "conformers",
         "perception",
     },
-    {"formats", "outputs", "doctor", "terminal", "html"},
+    {"formats", "journal", "outputs", "doctor", "terminal", "html"},
     {"cli", "__init__"},
 ]
 PLACES = {

@@ -504,7 +504,7 @@ def test_what_ends_early_is_continued_as_if_nothing_had_happened(trained, folder
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (code, ""), stderr
     wait_until(lambda: not members(process.pid))
-    kept = json.loads(state.read_text())["kept"]
+    kept = json.loads(state.read_text())["progress"]["kept"]
     if number != signal.SIGKILL:
         assert stderr == f"moldiff: interrupted with {kept} of 1000000 molecules; --resume goes on from there\n"
     locked = [".out.sdf.partial.lock"] if number == signal.SIGKILL else []  # by nobody

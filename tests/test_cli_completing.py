@@ -2,7 +2,12 @@
 
 import errno
 import json
+import os
+import sys
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
+from subprocess import PIPE, Popen
 
 import pytest
 from rdkit import Chem
@@ -53,7 +58,8 @@ class TestConformers:
         assert all(float(m.GetProp("strain_kcal_mol")) > 0 for m in found)
         said = summary("conformers.sdf")
         assert (said["molecules"], said["kept"], len(said["problems"]), said["evaluations"]) == (3, 4, 1, 8)
-        assert said["request"] == {"n": 2, "seed": 3, "steps": 8, "max_attempts": 120}
+        asked = {k: said["request"][k] for k in ("file", "n", "seed", "steps", "max_attempts", "column")}
+        assert asked == {"file": "some.smi", "n": 2, "seed": 3, "steps": 8, "max_attempts": 120, "column": None}
 
     def test_all_done(self, folder):
         made = run("conformers", "good.smi", "-n", 1, "--steps", 8, "-o", "a.sdf")
@@ -77,42 +83,100 @@ class TestConformers:
         assert named in result.stderr
         assert not list(folder.glob("*.sdf"))
 
-    def test_an_interruption_keeps_what_there_is(self, folder, monkeypatch):
-        from moldiff import conformers
+    def test_a_complete_run_has_nothing_to_resume(self, folder):
+        command = ["conformers", "good.smi", "-n", 1, "--steps", 8, "-o", "a.sdf", "--resume"]
+        assert run(*command).exit_code == 0  # what was not begun begins
+        again = run(*command)
+        assert (again.exit_code, again.stderr) == (0, "moldiff: a.sdf is complete already\n")
+        other = run(*command, "--seed", 1)
+        assert (other.exit_code, "nothing to resume; --force makes it again" in other.stderr) == (2, True)
 
-        real = conformers.ensembles
 
-        def interrupted(*arguments):
-            yield next(real(*arguments))
-            raise Interrupted(2)
+class TestInterrupted:
+    """The old output stays, and the new one is, in the end, as if nothing had happened."""
 
-        monkeypatch.setattr(conformers, "ensembles", interrupted)
-        result = run("conformers", "some.smi", "-n", 1, "--steps", 8)
-        assert (result.exit_code, "interrupted after 1 molecule; " in result.stderr) == (130, True)
-        assert [m.GetProp("_Name") for m in molecules("conformers.sdf")] == ["methanol"]
-        made = Path("conformers.sdf").read_bytes()
-        for name in ("conformers.partial.sdf", "conformers.partial2.sdf"):
-            again = run("conformers", "some.smi", "-n", 1, "--steps", 8, "--seed", 1, "--force")
-            says = f"what is made is in {name} (conformers.sdf stays as it was)"
-            assert (again.exit_code, says in again.stderr) == (130, True)
-            assert [m.GetProp("seed") for m in molecules(name)] == ["1"]
-            assert summary(name)["molecules"] == 1
-        assert (Path("conformers.sdf").read_bytes(), summary("conformers.sdf")["request"]["seed"]) == (made, 0)
+    COMMANDS = (
+        ["conformers", "some.smi", "-n", 2, "--steps", 8, "-o", "out.sdf"],
+        ["bonds", "frames.xyz", "--max-attempts", 2, "-o", "out.sdf", "--rejects", "no.sdf"],
+    )
 
-    def test_a_worker_that_died_keeps_what_is_made(self, folder, monkeypatch):
-        from moldiff import conformers
+    @pytest.fixture
+    def stopped(self, folder, monkeypatch) -> Callable[[list, int, BaseException], Result]:
+        """Runs a command until so many molecules are done, and then this is raised."""
+        from moldiff import completion, conformers, perception
 
-        real = conformers.ensembles
+        def run_until(command: list, done: int, error: BaseException) -> Result:
+            real = completion.in_windows
 
-        def dying(*arguments):
-            yield next(real(*arguments))
-            raise WorkerError("a worker process ended unexpectedly")
+            def ending(*arguments):
+                yield from islice(real(*arguments), done)
+                raise error
 
-        monkeypatch.setattr(conformers, "ensembles", dying)
-        result = run("conformers", "some.smi", "-n", 1, "--steps", 8)
-        says = "stopped after 1 molecule (a worker process ended unexpectedly); what is made is in conformers.sdf"
-        assert (result.exit_code, says in result.stderr) == (2, True)
-        assert [m.GetProp("_Name") for m in molecules("conformers.sdf")] == ["methanol"]
+            with monkeypatch.context() as patch:
+                for module in (conformers, perception):
+                    patch.setattr(module, "in_windows", ending)
+                return run(*command)
+
+        return run_until
+
+    @pytest.mark.parametrize("command", COMMANDS, ids=["conformers", "bonds"])
+    @pytest.mark.parametrize("done", [0, 1, 2])
+    def test_and_continued(self, folder, stopped, command, done):
+        straight = run(*command)
+        names = ["out.sdf", "no.sdf"] if "--rejects" in command else ["out.sdf"]
+        made, said = {name: Path(name).read_bytes() for name in names}, summary("out.sdf")
+        before = stopped([*command, "--force"], done, Interrupted(2))
+        number = f"{done} molecule{'s' * (done != 1)}"
+        assert (before.exit_code, before.stderr) == (
+            130, f"moldiff: interrupted after {number}; --resume goes on from there\n"
+        )  # fmt: skip
+        assert Path("out.sdf").read_bytes() == made["out.sdf"]
+        assert done == 0 or "an interrupted run is there; --resume goes on" in run(*command).stderr
+        after = run(*command, "--resume" if done else "--force")
+        assert after.exit_code == straight.exit_code == 3
+        assert after.stderr.splitlines()[:-2] == straight.stderr.splitlines()[:-2]  # the time is another
+        assert {name: Path(name).read_bytes() for name in names} == made
+        now = summary("out.sdf")
+        assert {k: v for k, v in now.items() if k not in ("seconds", "sampled_meanwhile")} == {
+            k: v for k, v in said.items() if k not in ("seconds", "sampled_meanwhile")
+        }
+        assert not list(folder.glob(".*"))
+
+    def test_other_requests_do_not_continue_it(self, folder, stopped):
+        command = self.COMMANDS[0]
+        stopped(command, 1, Interrupted(15))
+        other = run(*command, "--seed", 4, "--resume")
+        assert "the interrupted run had seed 0 (now 4); use the same options, or --force" in other.stderr
+        with open("some.smi", "a") as file:
+            file.write("CO\n")
+        assert "the interrupted run had sha256 " in run(*command, "--resume").stderr
+        assert run(*command, "--force").exit_code == 3
+
+    def test_a_worker_that_died(self, folder, stopped):
+        command = self.COMMANDS[0]
+        result = stopped(command, 1, WorkerError("a worker process ended unexpectedly"))
+        says = "moldiff: a worker process ended unexpectedly; --resume goes on from there\n"
+        assert (result.exit_code, result.stderr) == (2, says)
+        assert run(*command, "--resume").exit_code == 3
+        assert len(molecules("out.sdf")) == 4
+
+    def test_a_full_disk(self, folder, monkeypatch):
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", full)
+            result = run("bonds", "good.xyz", "-o", "a.sdf")
+        remedy = "0 records are safe: free some space, then go on with --resume"
+        assert (result.exit_code, result.stderr) == (2, f"moldiff: -o a.sdf: No space left on device; {remedy}\n")
+        assert run("bonds", "good.xyz", "-o", "a.sdf", "--resume").exit_code == 0
+
+    def test_what_is_no_file_is_written_to_as_it_is(self, folder):
+        os.mkfifo("pipe.sdf")
+        with Popen([sys.executable, "-c", "print(open('pipe.sdf').read(), end='')"], stdout=PIPE) as reader:
+            assert run("bonds", "good.xyz", "-o", "pipe.sdf", "--force").exit_code == 0
+            assert reader.stdout.read().count(b"$$$$") == 1
+        assert Path("pipe.sdf").is_fifo()
 
 
 @pytest.mark.parametrize(
@@ -132,22 +196,6 @@ def test_what_is_given_is_not_written_over(folder, command, option, name):
         2, f"moldiff: {option} {name}: is another file of this command; choose another name\n"
     )  # fmt: skip
     assert given.read_text() == before
-
-
-@pytest.mark.parametrize("kind", ["file", "device"])
-def test_what_a_full_disk_has_no_place_for_is_named(folder, monkeypatch, kind):
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    if kind == "file":
-        monkeypatch.setattr("moldiff.cli.completing.Tally.add", full)
-    elif Path("/dev/full").exists():
-        Path("full.sdf").symlink_to("/dev/full")
-    else:
-        pytest.skip("this system has no /dev/full")
-    result = run("bonds", "good.xyz", "-o", "full.sdf", "--force")
-    message = "moldiff: full.sdf: No space left on device; check the path and the free space\n"
-    assert (result.exit_code, result.stderr) == (2, message)
 
 
 class TestBonds:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ import pytest
 from conftest import embedded
 from rdkit import Chem
 
-from moldiff import chem, formats, outputs
+from moldiff import chem, formats, journal
 from moldiff.errors import RequestError
 from moldiff.formats import COLUMNS
+from moldiff.journal import is_complete
 from moldiff.outcomes import Record, Reject, Tally
-from moldiff.outputs import Output, StandardOutput, is_complete
+from moldiff.outputs import Output, StandardOutput
 
 SMILES = (
     "C[C@H](N)C(=O)O", "C[C@@H](N)C(=O)O", "[NH3+]CC(=O)[O-]", "C/C=C\\C", "C[N+](=O)[O-]", "[H]/N=C/C", "c1cc[nH]c1", "FC(F)F",
@@ -213,11 +215,11 @@ class TestResuming:
                 real.write(data[:40])
                 raise KeyboardInterrupt
 
-        real = sink.files["journal"]
-        monkeypatch.setitem(sink.files, "journal", Breaking())
+        real = sink.journal.files["records"]
+        monkeypatch.setitem(sink.journal.files, "records", Breaking())
         with pytest.raises(KeyboardInterrupt):
             sink.write(OUTCOMES[4])
-        sink.files["journal"] = real
+        sink.journal.files["records"] = real
         sink.save()
         sink.close()
         written(path, OUTCOMES[4:], resume=True)
@@ -230,14 +232,14 @@ class TestResuming:
 
     @pytest.mark.parametrize("damage", ["short", "gone", "state", "list"])
     def test_damage_is_named(self, interrupted, damage):
-        journal, state = (interrupted.with_name(f".out.sdf.partial.{kind}") for kind in ("sdf", "json"))
+        records, state = (interrupted.with_name(f".out.sdf.partial.{kind}") for kind in ("sdf", "json"))
         if damage == "short":
-            os.truncate(journal, 100)
+            os.truncate(records, 100)
         elif damage == "gone":
-            journal.unlink()
+            records.unlink()
         else:
             state.write_text("[]" if damage == "list" else state.read_text()[:50])
-        name = state.name if damage in ("state", "list") else journal.name
+        name = state.name if damage in ("state", "list") else records.name
         with pytest.raises(RequestError, match=f"cannot resume, .*{name} is damaged or missing; --force starts again"):
             Output(interrupted, PROVENANCE, IDENTITY, resume=True)
         written(interrupted, force=True)
@@ -307,29 +309,29 @@ class TestResuming:
             path.write_text("old")
         written(link, force=True)
         assert link.is_symlink() and real.read_bytes() == written(tmp_path / f"plain{suffix}").read_bytes()
-        assert files(real.parent) == [real.name] and is_complete(link, len(RECORDS), IDENTITY)
+        assert files(real.parent) == [real.name] and is_complete(link, IDENTITY, has(len(RECORDS)))
 
     def test_what_is_complete(self, path):
-        assert not is_complete(path, 1, IDENTITY)
+        assert not is_complete(path, IDENTITY, has(1))
         written(path)
-        assert is_complete(path, len(RECORDS), IDENTITY)
-        assert not is_complete(path, len(RECORDS) + 1, IDENTITY)
-        assert not is_complete(path, 1, {**IDENTITY, "seed": 4})
+        assert is_complete(path, IDENTITY, has(len(RECORDS)))
+        assert not is_complete(path, IDENTITY, has(len(RECORDS) + 1))
+        assert not is_complete(path, {**IDENTITY, "seed": 4}, has(1))
         with pytest.raises(RequestError, match="is complete, there is nothing to resume; --force"):
             Output(path, PROVENANCE, IDENTITY, resume=True)
         Output(path, PROVENANCE, IDENTITY, force=True).write(OUTCOMES[0])
         path.with_name("out.sdf.summary.json").write_text("{")
-        assert not is_complete(path, 1, IDENTITY)
+        assert not is_complete(path, IDENTITY, has(1))
 
     def test_interrupted_while_tidying_up(self, path, monkeypatch):
         with monkeypatch.context() as patch:
-            patch.setattr(outputs, "_tidy", lambda path: None)
+            patch.setattr(journal, "_tidy", lambda path: None)
             written(path)
         made = path.read_bytes()
         with pytest.raises(RequestError, match="is complete, there is nothing to resume"):
             Output(path, PROVENANCE, IDENTITY, resume=True)
         assert path.read_bytes() == made
-        assert is_complete(path, len(RECORDS), IDENTITY)
+        assert is_complete(path, IDENTITY, has(len(RECORDS)))
 
     @pytest.mark.parametrize("name", [".out.sdf.partial.sdf", ".out.sdf.partial.relaxed.sdf"])
     def test_rejects_are_not_written_into_journals(self, path, name):
@@ -342,19 +344,23 @@ class TestResuming:
         sink.write(OUTCOMES[0])
         sink.save()
         sink.close()
-        sink.journal.unlink()
+        sink.journal.paths["records"].unlink()
         with pytest.raises(RequestError, match=r"cannot resume, .* is damaged or missing"):
             Output(path, PROVENANCE, IDENTITY, resume=True)
 
     def test_saved_every_second(self, path, monkeypatch):
         now = [0.0]
-        monkeypatch.setattr(outputs.time, "monotonic", lambda: now[0])
+        monkeypatch.setattr(journal.time, "monotonic", lambda: now[0])
         sink = Output(path, PROVENANCE, IDENTITY)
         for k, each in enumerate(OUTCOMES[:4]):
             now[0] = 0.4 * k
             sink.write(each)
-        assert json.loads(sink.state.read_text())["next_index"] == 4
+        assert json.loads(sink.journal.state.read_text())["progress"]["next_index"] == 4
         sink.close()
+
+
+def has(kept: int) -> Callable[[dict], bool]:
+    return lambda summary: summary["kept"] >= kept
 
 
 def tally_of(outcomes) -> Tally:
@@ -392,7 +398,7 @@ def test_full_disk(tmp_path, straight, monkeypatch, suffix):
     """One line that says what to do; with space again, the run goes on from what was saved."""
     path = tmp_path / f"out{suffix}"
     with monkeypatch.context() as patch:
-        patch.setattr(outputs, "open", lambda p, mode: io.BufferedWriter(FullDisk(p, mode)), raising=False)
+        patch.setattr(journal, "open", lambda p, mode: io.BufferedWriter(FullDisk(p, mode)), raising=False)
         sink = Output(path, PROVENANCE, IDENTITY)
         error = first_error(sink)
         sink.close()
@@ -401,7 +407,7 @@ def test_full_disk(tmp_path, straight, monkeypatch, suffix):
     kept = again.tally.kept
     assert 1 <= kept < len(RECORDS)
     again.close()
-    remedy = f"{kept} molecules are safe: free some space, then go on with --resume"
+    remedy = f"{kept} records are safe: free some space, then go on with --resume"
     assert error == f"-o {path}: No space left on device; {remedy}"
     written(path, OUTCOMES[again.tally.next_index :], resume=True)
     assert suffix != ".sdf" or path.read_bytes() == straight
@@ -415,7 +421,7 @@ def test_full_disk_at_the_very_end(tmp_path, monkeypatch):
     path = tmp_path / "out.csv"
     with monkeypatch.context() as patch:
         patch.setitem(formats.WRITERS, ".csv", full)
-        with pytest.raises(RequestError, match=r"No space left .* 8 molecules are safe"):
+        with pytest.raises(RequestError, match=r"No space left .* 8 records are safe"):
             written(path)
     assert not path.exists()
     written(path, [], resume=True)
@@ -466,7 +472,7 @@ class TestRefusals:
         def refused(*_):
             raise PermissionError(errno.EROFS, "Read-only file system")
 
-        monkeypatch.setattr(outputs, "open", refused, raising=False)
+        monkeypatch.setattr(journal, "open", refused, raising=False)
         with pytest.raises(RequestError, match=r"-o .*out.sdf: Read-only file system; choose another place"):
             Output(path, PROVENANCE, IDENTITY)
 

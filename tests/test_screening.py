@@ -235,7 +235,7 @@ class TestWriting:
         with monkeypatch.context() as patch:
             patch.setattr(outputs.Output, "finish", lambda self, summary, ended: self.close())
             assert generate("-n", 1, "-o", "out.sdf", *options).exit_code == 0
-        assert json.loads(Path(".out.sdf.partial.json").read_text())["kept"] == 1
+        assert json.loads(Path(".out.sdf.partial.json").read_text())["progress"]["kept"] == 1
         wrong = generate("-n", 2, "-o", "out.sdf", "--resume", "--unique", "--scores", "drug", "--relax", "mmff")
         assert wrong.exit_code == 2
         assert f"had filter {CONDITIONS} (now None)" in wrong.stderr

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from moldiff.cli.completing import Tally, sdf_text
-from moldiff.cli.options import Compile, Device, Force, Workers
+from moldiff.cli.completing import Completing, sdf_text
+from moldiff.cli.options import Compile, Device, Force, Resume, Workers
 from moldiff.config import BONDS_ATTEMPTS, BONDS_EVALUATIONS
 from moldiff.files import check_apart, check_sdf
 from moldiff.terminal import one_line_errors
@@ -27,6 +27,7 @@ def bonds(
     workers: Workers = None,
     device: Device = "auto",
     compile: Compile = False,
+    resume: Resume = False,
     force: Force = False,
 ) -> None:
     """Find bonds and formal charges from elements and coordinates, all hydrogens given.
@@ -40,21 +41,21 @@ def bonds(
         from moldiff.datasets.readers import read_records
         from moldiff.formats import reject_text
         from moldiff.generation import load
+        from moldiff.journal import is_interrupted
         from moldiff.perception import bonds_request, frames_of_file, perceptions
 
-        _check(file, output, rejects, force)
-        frames = frames_of_file(read_records(file))
+        _check(file, output, rejects, force or resume or is_interrupted(output))
+        sources = read_records(file)
         request, generator = bonds_request(seed, steps, max_attempts), load(model, device, compile)
-        tally = Tally(generator, request, "molecule with bonds", "valid bonds")
-        found = perceptions(generator, frames, request, workers, tally.tick)
-        with tally.sdf_file(output) as write, tally.sdf_file(rejects) as write_reject, tally.running():
-            for one in found:
-                if one.record is not None:
-                    write(sdf_text(one.record, one.record.title, {"molecule": one.record.molecule}, tally.facts))
-                elif one.reject is not None:
-                    write_reject(reject_text(one.reject, tally.facts))
-                tally.add(one.record is not None, one.rejected, one.problem)
-        tally.finish()
+        run = Completing(
+            generator, request, file, output, {}, record="molecule with bonds", wanted="valid bonds", rejects=rejects,
+            force=force, resume=resume,
+        )  # fmt: skip
+        with run.running():
+            for one in perceptions(generator, frames_of_file(run.rest(sources)), request, workers, run.tick):
+                made, refused = one.record, one.reject
+                texts = [sdf_text(made, made.title, {"molecule": made.molecule}, run.facts)] if made else []
+                run.add(texts, [reject_text(refused, run.facts)] if refused else [], one.rejected, one.problem)
 
 
 def _check(file: Path, output: Path, rejects: Path | None, force: bool) -> None:

@@ -1,12 +1,17 @@
-"""What ``moldiff conformers`` and ``moldiff bonds`` share: SDFs written as they come, a tally, its summary."""
+"""What ``moldiff conformers`` and ``moldiff bonds`` share: molecules of a file, one after the other, and a run that goes on."""
 
+import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
 
 from moldiff.cli.options import provenance_of
 from moldiff.terminal import Interrupted, bar, fail, interruptible
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
 
 SHOWN = 20  # problems at the terminal; all are in the summary
 
+S = TypeVar("S")
+
 
 def counted(count: int, what: str) -> str:
     """E.g. 1 molecule with bonds, 2 molecules with bonds: the first word takes the s."""
@@ -25,116 +32,133 @@ def counted(count: int, what: str) -> str:
     return " ".join([str(count), first + "s" * (count != 1), *rest])
 
 
-class Tally:
-    """What has come out so far, molecule by molecule. ``record``: what one is called; ``wanted``: of each molecule."""
+@dataclass
+class Progress:
+    """How far a run is."""
 
-    def __init__(self, generator: "Generator", request: "Request", record: str, wanted: str):
-        self.request, self.record, self.wanted = request, record, wanted
+    molecules: int = 0  # of the file, from the first on
+    kept: int = 0  # records
+    problems: int = 0  # molecules of which something is missing
+    rejected: Counter | dict = field(default_factory=Counter)  # attempts by reason
+
+    def __post_init__(self) -> None:
+        self.rejected = Counter(self.rejected)
+
+
+class Completing:
+    """One run: what it was asked for, its journal, and what is said of it.
+
+    ``options``: what else decides what comes out. ``record``: what one is called; ``wanted``: of each molecule.
+    """
+
+    def __init__(
+        self, generator: "Generator", request: "Request", file: Path, output: Path, options: Mapping[str, Any], *,
+        record: str, wanted: str, rejects: Path | None = None, force: bool = False, resume: bool = False,
+    ):  # fmt: skip
+        from moldiff.journal import Journal, is_complete
+
+        request.check(generator.model)
+        with open(file, "rb") as content:
+            sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        self.request = {
+            "model": generator.hash, "file": str(file), "sha256": sha256, "n": request.n, "seed": request.seed,
+            "steps": request.sampler.steps, "max_attempts": request.attempts, **options, "key": generator.key(request),
+        }  # fmt: skip
+        self.record, self.wanted = record, wanted
         self.facts = {"device": generator.device, **provenance_of(generator, request.sampler.evaluations)}
-        self.molecules = self.kept = self.stopped = 0
-        self.error = ""  # that stopped it
-        self.rejected: Counter[str] = Counter()
-        self.problems: list[str] = []
+        if resume and is_complete(output, self.request, lambda summary: not summary["problems"]):
+            typer.echo(f"moldiff: {output} is complete already", err=True)
+            raise typer.Exit
+        self.journal = Journal(
+            output, self.request, Progress, ("problems",), rejects=rejects, force=force, resume=resume
+        )
         self.sampled, self.started = 0.0, time.monotonic()
-        self.written: list[tuple[Path, Path]] = []  # each file, and what it was to be
         self.show: Callable[[], None] = lambda: None
+
+    @property
+    def progress(self) -> Progress:
+        return self.journal.progress
+
+    def rest(self, sources: Iterable[S]) -> Iterator[S]:
+        """Those that an interrupted run has not come to."""
+        return islice(sources, self.progress.molecules, None)
 
     def tick(self, work: float) -> None:
         self.sampled += work
         self.show()
 
-    def add(self, kept: int, rejected: Mapping[str, int], problem: str) -> None:
-        """One molecule: of how many attempts something was kept, why others were not, and why there is too little, or ""."""
-        self.molecules += 1
-        self.kept += kept
-        self.rejected.update(rejected)
-        self.problems += [problem] if problem else []
-
-    @contextmanager
-    def sdf_file(self, path: Path | None) -> Iterator[Callable[[str], Any]]:
-        """Yields what writes a record; the file is there when the block ends well. Without a path nothing is written.
-
-        When :meth:`running`, within the block, was interrupted, a file that was there stays, and the new one is beside it.
-        """
-        from moldiff.files import write_atomically
-
-        if path is None:
-            yield lambda text: None
-            return
-        made = _beside(path)
-        try:
-            with write_atomically(made) as temporary, open(temporary, "w", encoding="utf-8") as file:
-                yield file.write
-        except OSError as error:
-            error.filename = str(path) if error.filename == str(made) else error.filename
-            raise
-        if not self.stopped or not path.exists():
-            made = made.replace(path)
-        self.written.insert(0, (made, path))  # of several files the first ends last
+    def add(self, records: list[str], rejects: list[str], rejected: Mapping[str, int], problem: str) -> None:
+        """One molecule: texts of its records and rejects, why attempts were refused, and why there is too little, or ""."""
+        progress = replace(self.progress)
+        progress.molecules += 1
+        progress.kept += len(records)
+        progress.problems += bool(problem)
+        progress.rejected.update(rejected)
+        lines = json.dumps(problem) + "\n" if problem else ""
+        self.journal.add({"records": "".join(records), "rejects": "".join(rejects), "problems": lines}, progress)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Shows itself on standard error, if that is a terminal; what ends the block early is remembered."""
+        """Shows itself on standard error, if that is a terminal; what is made by the end of the block is saved in any case."""
         from rich.progress import SpinnerColumn, TimeElapsedColumn
 
         from moldiff.workers import WorkerError
 
         text = "{task.fields[molecules]} molecules, {task.fields[sampled]:.0f} attempts"
         try:
-            with interruptible(), bar(SpinnerColumn(), text, TimeElapsedColumn()) as shown:
-                task = shown.add_task("", total=None, molecules=0, sampled=0.0)
-                self.show = lambda: shown.update(task, molecules=self.molecules, sampled=self.sampled)
-                yield
-        except Interrupted as stop:
-            self.stopped = stop.code
-        except WorkerError as error:
-            self.stopped, self.error = 2, f" ({error})"
+            with interruptible() as check, bar(SpinnerColumn(), text, TimeElapsedColumn()) as shown:
+                task = shown.add_task("", total=None, molecules=self.progress.molecules, sampled=0.0)
 
-    def finish(self) -> None:
-        """Write FILE.summary.json, tell the same in short on standard error, and exit with 3 or more if anything is missing."""
+                def show() -> None:
+                    check()
+                    shown.update(task, molecules=self.progress.molecules, sampled=self.sampled)
+
+                self.show = show
+                try:
+                    yield
+                finally:
+                    self.journal.save()
+                self._finish()
+        except Interrupted as stop:
+            fail(f"interrupted after {counted(self.progress.molecules, 'molecule')}; {self.journal.remedy}", stop.code)
+        except WorkerError as error:
+            raise WorkerError(f"{error}; {self.journal.remedy}") from error
+        finally:
+            self.journal.close()
+        self._tell()
+
+    def _finish(self) -> None:
+        """Make the output and its summary."""
+        self.problems = [json.loads(line) for line in self.journal.paths["problems"].read_text().splitlines()]
+        p, seconds = self.progress, round(time.monotonic() - self.started, 2)
+        summary = {
+            "request": self.request, "molecules": p.molecules, "attempts": p.kept + p.rejected.total(),
+            "rejected": dict(p.rejected), "kept": p.kept, "problems": self.problems, **self.facts,
+            "sampled_meanwhile": round(self.sampled), "seconds": seconds,
+        }  # fmt: skip
+        with self.journal.finishing(summary):
+            self.journal.turn_into_output()
+
+    def _tell(self) -> None:
+        """The summary in short on standard error; exits with 3 if anything is missing."""
         from rich.console import Console
 
-        from moldiff.files import write_atomically
-
-        path, _ = self.written[0]
-        with write_atomically(path.with_name(f"{path.name}.summary.json")) as temporary:
-            temporary.write_text(json.dumps(self._summary(), indent=1, ensure_ascii=False), encoding="utf-8")
         console = Console(stderr=True, soft_wrap=True)
-        for line in self._lines(path):
+        for line in self._lines():
             console.print(line, highlight=False, markup=False)
-        if self.stopped:
-            places = " and ".join(f"{a}{f' ({b} stays as it was)' if a != b else ''}" for a, b in self.written)
-            how = "stopped" if self.error else "interrupted"
-            after = f"{how} after {counted(self.molecules, 'molecule')}{self.error}"
-            fail(f"{after}; what is made is in {places}", self.stopped)
         if self.problems:
-            fail(f"{len(self.problems)} of {counted(self.molecules, 'molecule')} without {self.wanted}", code=3)
+            missing = f"{len(self.problems)} of {counted(self.progress.molecules, 'molecule')}"
+            fail(f"{missing} without {self.wanted}", code=3)
 
-    def _summary(self) -> dict[str, Any]:
-        r = self.request
-        return {
-            "request": {"n": r.n, "seed": r.seed, "steps": r.sampler.steps, "max_attempts": r.attempts},
-            "molecules": self.molecules, "attempts": self.kept + self.rejected.total(), "rejected": dict(self.rejected),
-            "kept": self.kept, "problems": self.problems, **self.facts, "sampled": round(self.sampled),
-            "seconds": round(time.monotonic() - self.started, 2),
-        }  # fmt: skip
-
-    def _lines(self, path: Path) -> Iterator[str]:
+    def _lines(self) -> Iterator[str]:
+        p, output = self.progress, self.journal.output
         yield from self.problems[:SHOWN]
         if len(self.problems) > SHOWN:
-            yield f"… and {len(self.problems) - SHOWN} more, see {path}.summary.json"
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.rejected.items())) or "none"
-        attempts = counted(self.kept + self.rejected.total(), "attempt")
-        yield f"{attempts} on {counted(self.molecules, 'molecule')}, rejected: {reasons}"
-        yield f"{counted(self.kept, self.record)}, {time.monotonic() - self.started:.1f} s → {path}"
-
-
-def _beside(path: Path) -> Path:
-    """A free name for what may not become ``path``, e.g. out.partial.sdf; a pipe or a device has no other."""
-    if path.exists() and not path.is_file():
-        return path
-    names = (path.with_name(f"{path.stem}.partial{number}{path.suffix}") for number in ("", *range(2, 10**6)))
-    return next(name for name in names if not name.exists())
+            yield f"… and {len(self.problems) - SHOWN} more, see {output}.summary.json"
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(p.rejected.items())) or "none"
+        attempts = counted(p.kept + p.rejected.total(), "attempt")
+        yield f"{attempts} on {counted(p.molecules, 'molecule')}, rejected: {reasons}"
+        yield f"{counted(p.kept, self.record)}, {time.monotonic() - self.started:.1f} s → {output}"
 
 
 def sdf_text(record: "Record", title: str, tags: dict[str, Any], facts: dict[str, Any]) -> str:

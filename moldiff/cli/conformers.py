@@ -1,14 +1,17 @@
 """``moldiff conformers``: three-dimensional shapes of given molecules."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moldiff.cli.completing import Tally, sdf_text
-from moldiff.cli.options import Compile, Device, Force, Workers
+from moldiff.cli.completing import Completing, sdf_text
+from moldiff.cli.options import Compile, Device, Force, Resume, Workers
 from moldiff.files import check_apart, check_sdf
 from moldiff.terminal import one_line_errors
+
+if TYPE_CHECKING:
+    from moldiff.conformers import Conformer
 
 
 def conformers(
@@ -29,6 +32,7 @@ def conformers(
     workers: Workers = None,
     device: Device = "auto",
     compile: Compile = False,
+    resume: Resume = False,
     force: Force = False,
 ) -> None:
     """Make conformers: the graph is given, coordinates are made.
@@ -42,20 +46,23 @@ def conformers(
         from moldiff.conformers import conformers_request, ensembles
         from moldiff.datasets.readers import read_records
         from moldiff.generation import load
+        from moldiff.journal import is_interrupted
 
-        check_sdf("-o", output, force)
+        check_sdf("-o", output, force or resume or is_interrupted(output))
         check_apart(f"-o {output}", output, [file])
         sources = read_records(file, column)
         generator = load(model, device, compile)
         request = conformers_request(generator.model.config, n, seed, quality, steps, max_attempts)
-        tally = Tally(generator, request, "conformer", f"all of their {n} conformers" if n > 1 else "their conformer")
-        found = ensembles(generator, sources, request, workers, tally.tick)
-        with tally.sdf_file(output) as write, tally.running():
-            for ensemble in found:
-                for one in ensemble.conformers:
-                    tags: dict[str, Any] = {"molecule": one.molecule, "conformer": one.conformer}
-                    if one.strain is not None:
-                        tags["strain_kcal_mol"] = round(one.strain, 3)
-                    write(sdf_text(one, one.title, tags, tally.facts))
-                tally.add(len(ensemble.conformers), ensemble.rejected, ensemble.problem(n))
-        tally.finish()
+        wanted = f"all of their {n} conformers" if n > 1 else "their conformer"
+        run = Completing(
+            generator, request, file, output, {"column": column}, record="conformer", wanted=wanted, force=force, resume=resume
+        )  # fmt: skip
+        with run.running():
+            for ensemble in ensembles(generator, run.rest(sources), request, workers, run.tick):
+                texts = [sdf_text(one, one.title, _tags(one), run.facts) for one in ensemble.conformers]
+                run.add(texts, [], ensemble.rejected, ensemble.problem(n))
+
+
+def _tags(one: "Conformer") -> dict[str, Any]:
+    strain = {} if one.strain is None else {"strain_kcal_mol": round(one.strain, 3)}
+    return {"molecule": one.molecule, "conformer": one.conformer, **strain}

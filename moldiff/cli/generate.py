@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moldiff.cli.options import COMPILE_HELP, DEVICE_HELP, FORCE_HELP, WORKERS_HELP, positive, provenance_of
+from moldiff.cli.options import (
+    COMPILE_HELP,
+    DEVICE_HELP,
+    FORCE_HELP,
+    RESUME_HELP,
+    WORKERS_HELP,
+    positive,
+    provenance_of,
+)
 from moldiff.config import GUIDANCE
 from moldiff.errors import RequestError
 from moldiff.terminal import Interrupted, bar, fail, interruptible, one_line_errors
@@ -139,7 +147,7 @@ def generate(
         typer.Option(help="Write rejected molecules, as generated, to this SDF.", rich_help_panel=ACCEPT),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help=FORCE_HELP, rich_help_panel=ACCEPT)] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.", rich_help_panel=RUN)] = False,
+    resume: Annotated[bool, typer.Option("--resume", help=RESUME_HELP, rich_help_panel=RUN)] = False,
     max_attempts: Annotated[
         int | None,
         typer.Option(help="Sample no more than this.", show_default="10 n + 100", rich_help_panel=RUN),
@@ -175,7 +183,8 @@ def generate(
         from moldiff.conditions import read_target
         from moldiff.fragment_files import draw_plan, read_wishes
         from moldiff.generation import load
-        from moldiff.outputs import Output, StandardOutput, is_complete
+        from moldiff.journal import is_complete
+        from moldiff.outputs import Output, StandardOutput
         from moldiff.overlay import read_overlay
         from moldiff.requests import Request, choose_sampler, with_molecules
 
@@ -225,7 +234,7 @@ def generate(
             if resume:
                 fail("--resume: standard output cannot be resumed; write to a file")
             sink = StandardOutput(provenance, rejects, force)
-        elif resume and is_complete(Path(output), n, identity):
+        elif resume and is_complete(Path(output), identity, lambda summary: summary["kept"] >= n):
             typer.echo(f"moldiff: {output} is complete already", err=True)
             return
         else:

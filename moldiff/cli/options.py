@@ -16,6 +16,7 @@ EXIT_CODES = (
 
 DEVICE_HELP = "auto, cpu, cuda or mps. Never falls back silently."
 FORCE_HELP = "Overwrite what is there."
+RESUME_HELP = "Continue an interrupted run."
 WORKERS_HELP = "Processes. Does not change the result."
 COMPILE_HELP = (
     "Compile the network first, up to a minute; pays for thousands of molecules. Coordinates differ by rounding, and "
@@ -24,6 +25,7 @@ COMPILE_HELP = (
 Device = Annotated[str, typer.Option(help=DEVICE_HELP)]
 Workers = Annotated[int | None, typer.Option(help=WORKERS_HELP, min=1, show_default="by molecules and cores")]
 Compile = Annotated[bool, typer.Option("--compile", help=COMPILE_HELP)]
+Resume = Annotated[bool, typer.Option("--resume", help=RESUME_HELP)]
 Force = Annotated[bool, typer.Option("--force", help=FORCE_HELP)]
 
 

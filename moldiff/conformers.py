@@ -150,6 +150,8 @@ def ensembles(
     :func:`moldiff.completion.in_windows`.
     """
     request.check(generator.model)
+    if request.attempts > MAX_ATTEMPTS:
+        raise RequestError(f"-n {request.n}: at most {MAX_ATTEMPTS} attempts for each molecule; ask for fewer")
     together = max(1, BATCHES * BATCH[generator.model.device.type] // request.n)
     return in_windows(_window, generator, request, sources, together, workers, tick)
 
@@ -177,10 +179,7 @@ def conformers_request(
 ) -> Request:  # fmt: skip
     """``n`` conformers of each molecule, by the weights with this configuration."""
     sampler = replace(choose_sampler(config, quality, steps), self_condition_below=SELF_CONDITION_BELOW)
-    request = Request(n, seed, sampler, max_attempts=max_attempts)
-    if request.attempts > MAX_ATTEMPTS:
-        raise RequestError(f"-n {n}: at most {MAX_ATTEMPTS} attempts for each molecule; ask for fewer")
-    return request
+    return Request(n, seed, sampler, max_attempts=max_attempts)
 
 
 def _flat(found: Iterator[Ensemble], n: int) -> Iterator[Conformer]:

@@ -86,10 +86,15 @@ def alone_in(directory: Path) -> Iterator[None]:
         yield
 
 
-def check_sdf(option: str, path: Path, force: bool) -> None:
-    """:func:`check_place` for what is always an SDF."""
+def check_is_sdf(option: str, path: Path) -> None:
+    """Refuse another ending for what is always an SDF."""
     if path.suffix.lower() != ".sdf":
         raise RequestError(f"{option} {path}: is written as .sdf")
+
+
+def check_sdf(option: str, path: Path, force: bool) -> None:
+    """:func:`check_place` for what is always an SDF."""
+    check_is_sdf(option, path)
     check_place(f"{option} {path}", path, force)
 
 

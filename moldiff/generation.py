@@ -186,8 +186,6 @@ class Generator:
         compiled, placer = ["compiled"] * self.compiled, [self.placer.sha256] if self.placer else []
         exact, made = self._judged(request)
         judge = [str(NEAR), self.predictor.sha256 if made else ""] if exact or made else []
-        if self.model.config.quality.tries > 1 and any(target.low < target.high for target in request.targets):
-            judge.append("within")  # a range, as asked for
         return request.key(" ".join([self.hash, self.settings, *compiled, *placer, *judge]))
 
     @cached_property

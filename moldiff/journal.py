@@ -12,13 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, Generic, TypeVar
 
 from moldiff.errors import RequestError
-from moldiff.files import alone, check_apart, check_place, check_sdf, discard_unfinished, write_atomically
+from moldiff.files import alone, check_apart, check_is_sdf, check_place, discard_unfinished, write_atomically
 
 SAVE_SECONDS = 1.0  # a crash loses no more than what came in this time
-ENDINGS = {"records": "sdf", "relaxed": "relaxed.sdf", "problems": "problems.jsonl"}  # of files by what they hold
+# of files by what they hold
+ENDINGS = {"records": "sdf", "rejects": "rejects.sdf", "relaxed": "relaxed.sdf", "problems": "problems.jsonl"}
+OPTIONS = {"records": "-o", "rejects": "--rejects", "relaxed": "--relax:"}  # by which a user names what is made of them
 
 P = TypeVar("P")
 
@@ -31,34 +34,43 @@ class Journal(Generic[P]):
         identity: the options that an interrupted run shares with the one that goes on.
         start: makes the progress of a new run without arguments, else of ``vars`` of an earlier one, which JSON can hold.
             It has ``kept``, the number of records that are safe with it.
-        kinds: further files, of :data:`ENDINGS`.
-        rejects: an SDF of the user's own, which is written as it comes.
+        further: what else is held, of :data:`ENDINGS`, and the file that is to be made of it; None: no file.
 
     Raises:
         RequestError: a file cannot be used; also later, when the disk is full.
     """
 
-    remedy = "--resume goes on from there"
-
     def __init__(
-        self, output: Path, identity: Mapping[str, Any], start: Callable[..., P], kinds: tuple[str, ...] = (), *,
-        rejects: Path | None = None, force: bool = False, resume: bool = False,
+        self, output: Path, identity: Mapping[str, Any], start: Callable[..., P],
+        further: Mapping[str, Path | None] = MappingProxyType({}), *, force: bool = False, resume: bool = False,
     ):  # fmt: skip
         self.output, self.start = output, start
+        self.made = {**further, "records": output}
+        rejects = further.get("rejects")
         self.identity = {**identity, "rejects": rejects and os.path.abspath(rejects)}
         self.state = _beside(output, "json")
-        self.paths = {kind: _beside(output, ENDINGS[kind]) for kind in ("records", *kinds)}
-        may_be_there = force or resume or is_interrupted(output)  # which is refused below, in words of its own
-        check_place(f"-o {output}", output, may_be_there)
-        if rejects:
-            check_sdf("--rejects", rejects, may_be_there)
-            check_apart(f"--rejects {rejects}", rejects, [output, *_working_files(output)])
-            self.paths["rejects"] = rejects
+        self.paths = {kind: _beside(output, ENDINGS[kind]) for kind in self.made}
+        self._check(force, resume)
         with ExitStack() as until_closed:
             with named(f"-o {output}"):
                 until_closed.enter_context(alone(f"-o {output}", _beside(output, "lock")))
             self._open(force, resume)
             self.until_closed = until_closed.pop_all()
+
+    def _check(self, force: bool, resume: bool) -> None:
+        """Whether what is to be made can be, each in a place of its own."""
+        going_on = self.state.exists() or (resume and self.paths["records"].exists())
+        others = _working_files(self.output)
+        for kind, path in reversed(self.made.items()):
+            if path is None:
+                continue
+            label = f"{OPTIONS[kind]} {path}"
+            if kind == "rejects":
+                check_is_sdf("--rejects", path)
+            # without --resume, a run to go on with is refused below, and so is --resume of an output that is complete
+            check_place(label, path, force or going_on or (resume and kind == "records"))
+            check_apart(label, path, others)
+            others = [*others, path]
 
     def _open(self, force: bool, resume: bool) -> None:
         if not resume and self.state.exists() and not force:
@@ -67,13 +79,12 @@ class Journal(Generic[P]):
             )
         progress, sizes = self._continued() if resume else (self.start(), {})
         with named(f"-o {self.output}"):
-            for written in (self.output, self.state, summary_of(self.output)):
+            for written in filter(None, (*self.made.values(), self.state, summary_of(self.output))):
                 discard_unfinished(written.parent, written.name)
             if not sizes:
                 _tidy(self.output)
-        self.files: dict[str, BinaryIO] = {}
-        for kind, path in self.paths.items():
-            with named(f"--rejects {path}" if kind == "rejects" else f"-o {self.output}"):
+            self.files: dict[str, BinaryIO] = {}
+            for kind, path in self.paths.items():
                 self.files[kind] = open(path, "ab" if sizes else "wb")  # noqa: SIM115
         # One assignment replaces both: at every moment these bytes hold this progress, neither more nor less.
         self.reached: tuple[P, dict[str, int]] = (progress, sizes)
@@ -83,11 +94,16 @@ class Journal(Generic[P]):
     def progress(self) -> P:
         return self.reached[0]
 
+    @property
+    def remedy(self) -> str:
+        """What can be done when the run is ended here."""
+        return "--resume goes on from there" if self.state.exists() else "nothing is made yet"
+
     def _continued(self) -> tuple[P, dict[str, int]]:
         """Where the interrupted run was, with its files cut back to that; a new run if there was none."""
         _finish_tidying(self.output)
         if not self.state.exists():
-            if self.output.exists():
+            if self.output.exists() and not self.paths["records"].exists():
                 raise RequestError(f"-o {self.output}: is complete, there is nothing to resume; --force makes it again")
             return self.start(), {}
         try:
@@ -120,11 +136,14 @@ class Journal(Generic[P]):
         if time.monotonic() - self.saved_at > SAVE_SECONDS:
             self.save()
 
-    def save(self, ended: bool = False) -> None:
-        """Everything so far survives a crash from here on; ``ended``: nothing will be added."""
+    def save(self) -> None:
+        """Everything so far survives a crash from here on."""
+        if self.reached is not self.saved:
+            self._save(ended=False)
+
+    def _save(self, ended: bool) -> None:
+        """``ended``: nothing will be added."""
         reached = self.reached
-        if reached is self.saved and not ended:
-            return
         with self._space():
             for file in self.files.values():
                 file.flush()
@@ -141,7 +160,7 @@ class Journal(Generic[P]):
 
         Not ``ended``: the output is made, but with ``resume`` the run can go on.
         """
-        self.save(ended)
+        self._save(ended)
         self._close_files()
         with self.until_closed, self._space():
             with write_atomically(summary_of(self.output)) as temporary:
@@ -150,20 +169,23 @@ class Journal(Generic[P]):
             if ended:
                 _tidy(self.output)
 
-    def turn_into_output(self) -> None:
-        """Make the records the output. Links are written through, and so are pipes and devices."""
-        if self.output.is_symlink() or (self.output.exists() and not self.output.is_file()):
-            with (
-                write_atomically(self.output) as place,
-                open(self.paths["records"], "rb") as made,
-                open(place, "wb") as file,
-            ):
-                shutil.copyfileobj(made, file)
+    def turn_into(self, kind: str) -> None:
+        """Make the file of this kind, the records last: when these are gone from here, all is made.
+
+        Links are written through, and so are pipes and devices.
+        """
+        held, path = self.paths[kind], self.made[kind]
+        if kind == "records" and not path.is_symlink() and (path.is_file() or not path.exists()):
+            os.replace(held, path)
         else:
-            os.replace(self.paths["records"], self.output)
+            with write_atomically(path) as place, open(held, "rb") as source, open(place, "wb") as file:
+                shutil.copyfileobj(source, file)
 
     def close(self) -> None:
+        """What was saved stays, for ``resume``; if nothing was, nothing does."""
         self._close_files()
+        if not self.state.exists():
+            _tidy(self.output)
         self.until_closed.close()
 
     def _close_files(self) -> None:
@@ -175,14 +197,11 @@ class Journal(Generic[P]):
     def _space(self) -> Iterator[None]:
         try:
             yield
+        except BrokenPipeError:  # whoever read has left
+            raise
         except OSError as error:
             remedy = f"{self.saved[0].kept} records are safe: free some space, then go on with --resume"
             raise RequestError(f"-o {self.output}: {error.strerror}; {remedy}") from error
-
-
-def is_interrupted(output: Path) -> bool:
-    """Whether a run that makes this file was interrupted, and could go on."""
-    return _beside(output, "json").exists()
 
 
 def summary_of(output: Path) -> Path:
@@ -214,18 +233,18 @@ def _finish_tidying(output: Path) -> None:
             _tidy(output)
 
 
-def is_complete(output: Path, identity: Mapping[str, Any], enough: Callable[[dict[str, Any]], bool]) -> bool:
-    """Whether a finished run of this request is here whose summary tells that there is ``enough``: nothing to resume."""
+def summary_of_complete(output: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The summary of a finished run of this request, if there is one here: nothing to resume."""
     if not output.is_file():
-        return False
+        return None
     _finish_tidying(output)
-    if is_interrupted(output):
-        return False
+    if _beside(output, "json").exists():
+        return None
     try:
         summary = json.loads(summary_of(output).read_text(encoding="utf-8"))
-        return summary["request"] == identity and enough(summary)
+        return summary if summary["request"] == identity else None
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
 @contextmanager

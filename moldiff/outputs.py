@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from moldiff import chem
 from moldiff.diversity import pick_diverse
 from moldiff.errors import RequestError
-from moldiff.files import check_apart, check_place, check_sdf, discard_unfinished, write_atomically
+from moldiff.files import check_sdf, write_atomically
 from moldiff.formats import COLUMNS, WRITERS, records, reject_text, require_pyarrow, sdf_text, title
 from moldiff.journal import Journal, named
 from moldiff.outcomes import Record, Reject, Tally
@@ -74,8 +74,6 @@ class Output:
         RequestError: the output or the journal cannot be used; also later, when the disk is full.
     """
 
-    remedy = Journal.remedy
-
     def __init__(
         self, path: Path, provenance: dict[str, Any], identity: dict[str, Any], *, rejects: Path | None = None,
         scores: Mapping[str, str] = MappingProxyType({}), relaxed: Path | None = None, diverse: int | None = None,
@@ -84,14 +82,8 @@ class Output:
         check_format(path)
         self.path, self.provenance = path, provenance
         self.columns, self.relaxed, self.diverse = {**COLUMNS, **scores}, relaxed, diverse
-        if relaxed:
-            check_place(f"--relax: {relaxed}", relaxed, force=force or resume)
-            if rejects:
-                check_apart(f"--rejects {rejects}", rejects, [relaxed])
-        kinds = ("relaxed",) if relaxed else ()
-        self.journal = Journal(path, identity, Tally, kinds, rejects=rejects, force=force, resume=resume)
-        if relaxed:
-            discard_unfinished(relaxed.parent, relaxed.name)
+        further = {kind: made for kind, made in (("rejects", rejects), ("relaxed", relaxed)) if made}
+        self.journal = Journal(path, identity, Tally, further, force=force, resume=resume)
         self.seen: set[str] = set()  # SMILES, where they have to be unique
         if identity.get("unique") and self.tally.kept:
             self.seen = {row["smiles"] for row, _ in records(self._records())}
@@ -99,6 +91,10 @@ class Output:
     @property
     def tally(self) -> Tally:
         return self.journal.progress
+
+    @property
+    def remedy(self) -> str:
+        return self.journal.remedy
 
     def _records(self) -> Iterator[str]:
         return chem.sdf_records(self.journal.paths["records"])
@@ -121,12 +117,12 @@ class Output:
         """Write the summary and make the output; see :meth:`moldiff.journal.Journal.finishing`."""
         with self.journal.finishing(summary, ended):
             chosen = None if self.diverse is None else self._diverse(self.diverse)
-            if self.relaxed:
-                self._copy(self.journal.paths["relaxed"], self.relaxed, chosen)
-            if ended and self.path.suffix.lower() == ".sdf" and chosen is None:
-                self.journal.turn_into_output()
-            else:
-                self._copy(self.journal.paths["records"], self.path, chosen)
+            for kind, path in self.journal.made.items():
+                of_all = chosen if kind != "rejects" else None
+                if ended and of_all is None and path.suffix.lower() == ".sdf":
+                    self.journal.turn_into(kind)
+                else:
+                    self._copy(self.journal.paths[kind], path, of_all)
 
     def _diverse(self, count: int) -> set[str]:
         """The titles of the molecules picked."""

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 
 from moldiff.chem import to_rdkit
-from moldiff.conditions import Conditions
+from moldiff.conditions import Conditions, find_property
 from moldiff.draws import Drawn
 from moldiff.graph_counts import GRAPH_COUNTS, graph_counts
 from moldiff.model import Model
@@ -108,8 +108,8 @@ class Told:
 
     def _missed(self, found: Float[np.ndarray, "b properties"]) -> Float[np.ndarray, "b properties"]:
         """By how much values are not what was told: of a range that is asked for, how far out they are."""
-        low, high = self.values.copy(), self.values.copy()
+        low, high, properties = self.values.copy(), self.values.copy(), self.model.data.properties
         for target in self.request.targets:
-            column = [p.name for p in self.model.data.properties].index(target.name)
+            column = properties.index(find_property(target.name, properties))
             low[:, column], high[:, column] = target.low, target.high
         return np.maximum(np.maximum(low - found, found - high), 0.0)

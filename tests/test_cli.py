@@ -526,7 +526,7 @@ def test_a_worker_that_is_killed(generate, folder, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(Workers, "result", killed)
         said = one_line(generate("-n", 2, "--workers", 2))
-    assert said == "a worker process ended unexpectedly; --resume goes on from there"
+    assert said == "a worker process ended unexpectedly; nothing is made yet"
     assert generate("-n", 2, "--resume").exit_code == 0
 
 

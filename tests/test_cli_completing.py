@@ -59,7 +59,14 @@ class TestConformers:
         said = summary("conformers.sdf")
         assert (said["molecules"], said["kept"], len(said["problems"]), said["evaluations"]) == (3, 4, 1, 8)
         asked = {k: said["request"][k] for k in ("file", "n", "seed", "steps", "max_attempts", "column")}
-        assert asked == {"file": "some.smi", "n": 2, "seed": 3, "steps": 8, "max_attempts": 120, "column": None}
+        assert asked == {
+            "file": str(folder / "some.smi"),
+            "n": 2,
+            "seed": 3,
+            "steps": 8,
+            "max_attempts": 120,
+            "column": None,
+        }
 
     def test_all_done(self, folder):
         made = run("conformers", "good.smi", "-n", 1, "--steps", 8, "-o", "a.sdf")
@@ -127,10 +134,9 @@ class TestInterrupted:
         made, said = {name: Path(name).read_bytes() for name in names}, summary("out.sdf")
         before = stopped([*command, "--force"], done, Interrupted(2))
         number = f"{done} molecule{'s' * (done != 1)}"
-        assert (before.exit_code, before.stderr) == (
-            130, f"moldiff: interrupted after {number}; --resume goes on from there\n"
-        )  # fmt: skip
-        assert Path("out.sdf").read_bytes() == made["out.sdf"]
+        remedy = "--resume goes on from there" if done else "nothing is made yet"
+        assert (before.exit_code, before.stderr) == (130, f"moldiff: interrupted after {number}; {remedy}\n")
+        assert {name: Path(name).read_bytes() for name in names} == made
         assert done == 0 or "an interrupted run is there; --resume goes on" in run(*command).stderr
         after = run(*command, "--resume" if done else "--force")
         assert after.exit_code == straight.exit_code == 3
@@ -141,6 +147,10 @@ class TestInterrupted:
             k: v for k, v in said.items() if k not in ("seconds", "sampled_meanwhile")
         }
         assert not list(folder.glob(".*"))
+        again = run(*command, "--resume")
+        assert (again.exit_code, again.stderr.splitlines()) == (
+            3, ["moldiff: out.sdf is complete already", straight.stderr.splitlines()[-1]]
+        )  # fmt: skip
 
     def test_other_requests_do_not_continue_it(self, folder, stopped):
         command = self.COMMANDS[0]
@@ -155,7 +165,7 @@ class TestInterrupted:
     def test_a_worker_that_died(self, folder, stopped):
         command = self.COMMANDS[0]
         result = stopped(command, 1, WorkerError("a worker process ended unexpectedly"))
-        says = "moldiff: a worker process ended unexpectedly; --resume goes on from there\n"
+        says = "moldiff: a worker process ended unexpectedly, after 1 molecule; --resume goes on from there\n"
         assert (result.exit_code, result.stderr) == (2, says)
         assert run(*command, "--resume").exit_code == 3
         assert len(molecules("out.sdf")) == 4
@@ -173,10 +183,19 @@ class TestInterrupted:
 
     def test_what_is_no_file_is_written_to_as_it_is(self, folder):
         os.mkfifo("pipe.sdf")
-        with Popen([sys.executable, "-c", "print(open('pipe.sdf').read(), end='')"], stdout=PIPE) as reader:
-            assert run("bonds", "good.xyz", "-o", "pipe.sdf", "--force").exit_code == 0
-            assert reader.stdout.read().count(b"$$$$") == 1
-        assert Path("pipe.sdf").is_fifo()
+        os.mkfifo("no.sdf")
+        read = "import sys; print(sum(open(name).read().count('$$$$') for name in sys.argv[1:]))"
+        with Popen([sys.executable, "-c", read, "no.sdf", "pipe.sdf"], stdout=PIPE) as reader:
+            run("bonds", "frames.xyz", "-o", "pipe.sdf", "--rejects", "no.sdf", "--force")
+            assert reader.communicate(timeout=60)[0] == b"2\n"
+        assert Path("pipe.sdf").is_fifo() and Path("no.sdf").is_fifo()
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+    def test_a_full_device(self, folder):
+        Path("full.sdf").symlink_to("/dev/full")
+        result = run("bonds", "good.xyz", "-o", "full.sdf", "--force")
+        remedy = "1 records are safe: free some space, then go on with --resume"
+        assert (result.exit_code, result.stderr) == (2, f"moldiff: -o full.sdf: No space left on device; {remedy}\n")
 
 
 @pytest.mark.parametrize(

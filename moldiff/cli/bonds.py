@@ -8,7 +8,7 @@ import typer
 from moldiff.cli.completing import Completing, sdf_text
 from moldiff.cli.options import Compile, Device, Force, Resume, Workers
 from moldiff.config import BONDS_ATTEMPTS, BONDS_EVALUATIONS
-from moldiff.files import check_apart, check_sdf
+from moldiff.files import check_apart, check_is_sdf
 from moldiff.terminal import one_line_errors
 
 
@@ -41,32 +41,31 @@ def bonds(
         from moldiff.datasets.readers import read_records
         from moldiff.formats import reject_text
         from moldiff.generation import load
-        from moldiff.journal import is_interrupted
         from moldiff.perception import bonds_request, frames_of_file, perceptions
 
-        _check(file, output, rejects, force or resume or is_interrupted(output))
+        _check(file, output, rejects)
         sources = read_records(file)
         request, generator = bonds_request(seed, steps, max_attempts), load(model, device, compile)
         run = Completing(
-            generator, request, file, output, {}, record="molecule with bonds", wanted="valid bonds", rejects=rejects,
-            force=force, resume=resume,
-        )  # fmt: skip
-        with run.running():
+            generator, request, file, output, {}, record="molecule with bonds", wanted="valid bonds", rejects=rejects
+        )
+        if resume and run.is_complete():
+            return
+        with run.running(force, resume):
             for one in perceptions(generator, frames_of_file(run.rest(sources)), request, workers, run.tick):
                 made, refused = one.record, one.reject
                 texts = [sdf_text(made, made.title, {"molecule": made.molecule}, run.facts)] if made else []
                 run.add(texts, [reject_text(refused, run.facts)] if refused else [], one.rejected, one.problem)
 
 
-def _check(file: Path, output: Path, rejects: Path | None, force: bool) -> None:
+def _check(file: Path, output: Path, rejects: Path | None) -> None:
     """Refuse, before any work, what cannot be read or written."""
     from moldiff.datasets.readers import kind_of
     from moldiff.errors import RequestError
 
     if kind_of(file) != "xyz":
         raise RequestError(f"{file}: is not XYZ, the format of atoms and coordinates alone; the others tell bonds")
-    check_sdf("-o", output, force)
+    check_is_sdf("-o", output)
     check_apart(f"-o {output}", output, [file])
     if rejects is not None:
-        check_sdf("--rejects", rejects, force)
-        check_apart(f"--rejects {rejects}", rejects, [file, output])
+        check_apart(f"--rejects {rejects}", rejects, [file])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,7 +39,6 @@ class Progress:
 
     molecules: int = 0  # of the file, from the first on
     kept: int = 0  # records
-    problems: int = 0  # molecules of which something is missing
     rejected: Counter | dict = field(default_factory=Counter)  # attempts by reason
 
     def __post_init__(self) -> None:
@@ -53,27 +53,28 @@ class Completing:
 
     def __init__(
         self, generator: "Generator", request: "Request", file: Path, output: Path, options: Mapping[str, Any], *,
-        record: str, wanted: str, rejects: Path | None = None, force: bool = False, resume: bool = False,
+        record: str, wanted: str, rejects: Path | None = None,
     ):  # fmt: skip
-        from moldiff.journal import Journal, is_complete
-
-        request.check(generator.model)
         with open(file, "rb") as content:
             sha256 = hashlib.file_digest(content, "sha256").hexdigest()
         self.request = {
-            "model": generator.hash, "file": str(file), "sha256": sha256, "n": request.n, "seed": request.seed,
+            "model": generator.hash, "file": os.path.abspath(file), "sha256": sha256, "n": request.n, "seed": request.seed,
             "steps": request.sampler.steps, "max_attempts": request.attempts, **options, "key": generator.key(request),
         }  # fmt: skip
-        self.record, self.wanted = record, wanted
+        self.output, self.rejects, self.record, self.wanted = output, rejects, record, wanted
         self.facts = {"device": generator.device, **provenance_of(generator, request.sampler.evaluations)}
-        if resume and is_complete(output, self.request, lambda summary: not summary["problems"]):
-            typer.echo(f"moldiff: {output} is complete already", err=True)
-            raise typer.Exit
-        self.journal = Journal(
-            output, self.request, Progress, ("problems",), rejects=rejects, force=force, resume=resume
-        )
         self.sampled, self.started = 0.0, time.monotonic()
         self.show: Callable[[], None] = lambda: None
+
+    def is_complete(self) -> bool:
+        """Whether an earlier run has made all of this, which is said then; exits with 3 if anything is missing there."""
+        from moldiff.journal import summary_of_complete
+
+        there = summary_of_complete(self.output, self.request)
+        if there:
+            typer.echo(f"moldiff: {self.output} is complete already", err=True)
+            self._check(there)
+        return bool(there)
 
     @property
     def progress(self) -> Progress:
@@ -92,17 +93,23 @@ class Completing:
         progress = replace(self.progress)
         progress.molecules += 1
         progress.kept += len(records)
-        progress.problems += bool(problem)
         progress.rejected.update(rejected)
         lines = json.dumps(problem) + "\n" if problem else ""
         self.journal.add({"records": "".join(records), "rejects": "".join(rejects), "problems": lines}, progress)
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Shows itself on standard error, if that is a terminal; what is made by the end of the block is saved in any case."""
+    def running(self, force: bool, resume: bool) -> Iterator[None]:
+        """Shows itself on standard error, if that is a terminal; what is made by the end of the block is saved in any case.
+
+        When it ends well the output is made, and the summary is told; exits with 3 if anything is missing.
+        """
         from rich.progress import SpinnerColumn, TimeElapsedColumn
 
+        from moldiff.journal import Journal
         from moldiff.workers import WorkerError
+
+        further = {"problems": None, **({"rejects": self.rejects} if self.rejects else {})}
+        self.journal = Journal(self.output, self.request, Progress, further, force=force, resume=resume)
 
         text = "{task.fields[molecules]} molecules, {task.fields[sampled]:.0f} attempts"
         try:
@@ -118,47 +125,53 @@ class Completing:
                     yield
                 finally:
                     self.journal.save()
-                self._finish()
+                summary = self._finish()
         except Interrupted as stop:
             fail(f"interrupted after {counted(self.progress.molecules, 'molecule')}; {self.journal.remedy}", stop.code)
         except WorkerError as error:
-            raise WorkerError(f"{error}; {self.journal.remedy}") from error
+            done = counted(self.progress.molecules, "molecule")
+            raise WorkerError(f"{error}, after {done}; {self.journal.remedy}") from error
         finally:
             self.journal.close()
-        self._tell()
+        self._tell(summary)
 
-    def _finish(self) -> None:
+    def _finish(self) -> dict[str, Any]:
         """Make the output and its summary."""
-        self.problems = [json.loads(line) for line in self.journal.paths["problems"].read_text().splitlines()]
+        problems = [json.loads(line) for line in self.journal.paths["problems"].read_text().splitlines()]
         p, seconds = self.progress, round(time.monotonic() - self.started, 2)
         summary = {
             "request": self.request, "molecules": p.molecules, "attempts": p.kept + p.rejected.total(),
-            "rejected": dict(p.rejected), "kept": p.kept, "problems": self.problems, **self.facts,
+            "rejected": dict(p.rejected), "kept": p.kept, "problems": problems, **self.facts,
             "sampled_meanwhile": round(self.sampled), "seconds": seconds,
         }  # fmt: skip
         with self.journal.finishing(summary):
-            self.journal.turn_into_output()
+            if self.rejects:
+                self.journal.turn_into("rejects")
+            self.journal.turn_into("records")
+        return summary
 
-    def _tell(self) -> None:
-        """The summary in short on standard error; exits with 3 if anything is missing."""
+    def _tell(self, summary: dict[str, Any]) -> None:
+        """In short, on standard error."""
         from rich.console import Console
 
         console = Console(stderr=True, soft_wrap=True)
-        for line in self._lines():
+        for line in self._lines(summary):
             console.print(line, highlight=False, markup=False)
-        if self.problems:
-            missing = f"{len(self.problems)} of {counted(self.progress.molecules, 'molecule')}"
-            fail(f"{missing} without {self.wanted}", code=3)
+        self._check(summary)
 
-    def _lines(self) -> Iterator[str]:
-        p, output = self.progress, self.journal.output
-        yield from self.problems[:SHOWN]
-        if len(self.problems) > SHOWN:
-            yield f"… and {len(self.problems) - SHOWN} more, see {output}.summary.json"
-        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(p.rejected.items())) or "none"
-        attempts = counted(p.kept + p.rejected.total(), "attempt")
-        yield f"{attempts} on {counted(p.molecules, 'molecule')}, rejected: {reasons}"
-        yield f"{counted(p.kept, self.record)}, {time.monotonic() - self.started:.1f} s → {output}"
+    def _lines(self, summary: dict[str, Any]) -> Iterator[str]:
+        problems, rejected = summary["problems"], summary["rejected"]
+        yield from problems[:SHOWN]
+        if len(problems) > SHOWN:
+            yield f"… and {len(problems) - SHOWN} more, see {self.output}.summary.json"
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items())) or "none"
+        attempts, molecules = counted(summary["attempts"], "attempt"), counted(summary["molecules"], "molecule")
+        yield f"{attempts} on {molecules}, rejected: {reasons}"
+        yield f"{counted(summary['kept'], self.record)}, {summary['seconds']:.1f} s → {self.output}"
+
+    def _check(self, summary: dict[str, Any]) -> None:
+        if count := len(summary["problems"]):
+            fail(f"{count} of {counted(summary['molecules'], 'molecule')} without {self.wanted}", code=3)
 
 
 def sdf_text(record: "Record", title: str, tags: dict[str, Any], facts: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import typer
 
 from moldiff.cli.completing import Completing, sdf_text
 from moldiff.cli.options import Compile, Device, Force, Resume, Workers
-from moldiff.files import check_apart, check_sdf
+from moldiff.files import check_apart, check_is_sdf
 from moldiff.terminal import one_line_errors
 
 if TYPE_CHECKING:
@@ -46,18 +46,17 @@ def conformers(
         from moldiff.conformers import conformers_request, ensembles
         from moldiff.datasets.readers import read_records
         from moldiff.generation import load
-        from moldiff.journal import is_interrupted
 
-        check_sdf("-o", output, force or resume or is_interrupted(output))
+        check_is_sdf("-o", output)
         check_apart(f"-o {output}", output, [file])
         sources = read_records(file, column)
         generator = load(model, device, compile)
         request = conformers_request(generator.model.config, n, seed, quality, steps, max_attempts)
         wanted = f"all of their {n} conformers" if n > 1 else "their conformer"
-        run = Completing(
-            generator, request, file, output, {"column": column}, record="conformer", wanted=wanted, force=force, resume=resume
-        )  # fmt: skip
-        with run.running():
+        run = Completing(generator, request, file, output, {"column": column}, record="conformer", wanted=wanted)
+        if resume and run.is_complete():
+            return
+        with run.running(force, resume):
             for ensemble in ensembles(generator, run.rest(sources), request, workers, run.tick):
                 texts = [sdf_text(one, one.title, _tags(one), run.facts) for one in ensemble.conformers]
                 run.add(texts, [], ensemble.rejected, ensemble.problem(n))

@@ -183,7 +183,7 @@ def generate(
         from moldiff.conditions import read_target
         from moldiff.fragment_files import draw_plan, read_wishes
         from moldiff.generation import load
-        from moldiff.journal import is_complete
+        from moldiff.journal import summary_of_complete
         from moldiff.outputs import Output, StandardOutput
         from moldiff.overlay import read_overlay
         from moldiff.requests import Request, choose_sampler, with_molecules
@@ -234,7 +234,7 @@ def generate(
             if resume:
                 fail("--resume: standard output cannot be resumed; write to a file")
             sink = StandardOutput(provenance, rejects, force)
-        elif resume and is_complete(Path(output), identity, lambda summary: summary["kept"] >= n):
+        elif resume and (there := summary_of_complete(Path(output), identity)) and there["kept"] >= n:
             typer.echo(f"moldiff: {output} is complete already", err=True)
             return
         else:

@@ -6,6 +6,7 @@ import re
 import time
 from collections import Counter
 from dataclasses import replace
+from threading import RLock
 
 import numpy as np
 import pytest
@@ -447,6 +448,13 @@ class TestCompiled:
         compiled.clear()
         generation._prepare_worker(str(trained), "cpu", False, None)
         assert not compiled
+
+    def test_a_worker_that_is_ended_leaves_no_semaphore(self, trained, compiled, monkeypatch):
+        """As the lock of tqdm would be, by which torch shows its progress; the resource tracker complains of it."""
+        tqdm = pytest.importorskip("tqdm").tqdm
+        monkeypatch.delattr(tqdm, "_lock", raising=False)
+        generation._prepare_worker(str(trained), "cpu", True, None)
+        assert isinstance(tqdm.get_lock(), type(RLock()))
 
     def test_without_a_compiler_one_line_says_so(self, trained, monkeypatch):
         def compiler(function, **options):

@@ -1,7 +1,8 @@
 """Networks behind one contract: ``network(NetworkInput) -> (x0 positions, atom logits, bond logits)``."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from threading import RLock
 
 import torch
 from torch import nn
@@ -35,12 +36,21 @@ def compile_layers(network: nn.Module) -> None:
     layer and later ones, for small and large batches.
     """
     torch._dynamo.config.recompile_limit = 64
+    _keep_tqdm_off_the_system()
     for child in network.children():
         if isinstance(child, nn.ModuleList):
             for layer in child:
                 layer.compile(dynamic=True)
         else:
             compile_layers(child)
+
+
+def _keep_tqdm_off_the_system() -> None:
+    """torch.compile shows its progress by tqdm, which takes a semaphore of the system; workers that are ended would leave it."""
+    with suppress(ImportError):
+        from tqdm import tqdm
+
+        tqdm.set_lock(RLock())
 
 
 def check_compiler() -> None:

@@ -183,8 +183,9 @@ class Journal(Generic[P]):
 
     def close(self) -> None:
         """What was saved stays, for ``resume``; if nothing was, nothing does."""
+        unfinished = bool(self.files)  # else another run may be there by now
         self._close_files()
-        if not self.state.exists():
+        if unfinished and not self.state.exists():
             _tidy(self.output)
         self.until_closed.close()
 
@@ -192,6 +193,7 @@ class Journal(Generic[P]):
         for file in self.files.values():
             with suppress(OSError):  # a full disk was reported already
                 file.close()
+        self.files = {}
 
     @contextmanager
     def _space(self) -> Iterator[None]:

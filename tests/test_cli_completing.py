@@ -165,7 +165,7 @@ class TestInterrupted:
     def test_a_worker_that_died(self, folder, stopped):
         command = self.COMMANDS[0]
         result = stopped(command, 1, WorkerError("a worker process ended unexpectedly"))
-        says = "moldiff: a worker process ended unexpectedly, after 1 molecule; --resume goes on from there\n"
+        says = "moldiff: after 1 molecule: a worker process ended unexpectedly; --resume goes on from there\n"
         assert (result.exit_code, result.stderr) == (2, says)
         assert run(*command, "--resume").exit_code == 3
         assert len(molecules("out.sdf")) == 4

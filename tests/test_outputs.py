@@ -219,6 +219,17 @@ class TestResuming:
         sink.close()
         assert content_of(path.parent) == {"out.sdf": b"precious"}
 
+    def test_closing_a_finished_run_leaves_the_next_one_alone(self, path):
+        sink = Output(path, PROVENANCE, IDENTITY)
+        sink.write(OUTCOMES[0])
+        sink.finish({})
+        following = Output(path, PROVENANCE, IDENTITY, force=True)
+        sink.close()
+        following.write(OUTCOMES[1])
+        following.save()
+        following.close()
+        assert Output(path, PROVENANCE, IDENTITY, resume=True).tally.kept == 1
+
     def test_killed_before_anything_was_saved(self, path, straight):
         """The old output is not taken for the one that was asked for."""
         path.write_text("precious")

@@ -110,7 +110,6 @@ class Completing:
 
         further = {"problems": None, **({"rejects": self.rejects} if self.rejects else {})}
         self.journal = Journal(self.output, self.request, Progress, further, force=force, resume=resume)
-
         text = "{task.fields[molecules]} molecules, {task.fields[sampled]:.0f} attempts"
         try:
             with interruptible() as check, bar(SpinnerColumn(), text, TimeElapsedColumn()) as shown:
@@ -130,7 +129,7 @@ class Completing:
             fail(f"interrupted after {counted(self.progress.molecules, 'molecule')}; {self.journal.remedy}", stop.code)
         except WorkerError as error:
             done = counted(self.progress.molecules, "molecule")
-            raise WorkerError(f"{error}, after {done}; {self.journal.remedy}") from error
+            raise WorkerError(f"after {done}: {error}; {self.journal.remedy}") from error
         finally:
             self.journal.close()
         self._tell(summary)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 
 import numpy as np
+from rdkit import Chem
 from rdkit.Chem import Mol
 
 from moldiff import chem
@@ -29,7 +30,8 @@ def predictor_of(properties: Collection[Property]) -> Predictor | None:
 
 
 def predicted(predictor: Predictor, mol: Mol) -> dict[str, float | None]:
-    """By name of the property; None for molecules of other elements or more heavy atoms than it was trained on.
+    """By name of the property; None for molecules of other elements or more heavy atoms than it was trained on, and for ions:
+    it sees no charges, and its training molecules have none in all.
 
     ``mol``: with coordinates and all hydrogens.
     """
@@ -38,7 +40,7 @@ def predicted(predictor: Predictor, mol: Mol) -> dict[str, float | None]:
         molecules = chem.from_rdkit([mol], predictor.data.vocabulary)
     except chem.ConversionError:
         return dict.fromkeys(names)
-    if mol.GetNumHeavyAtoms() > predictor.data.heavy_range[1]:
+    if mol.GetNumHeavyAtoms() > predictor.data.heavy_range[1] or Chem.GetFormalCharge(mol):
         return dict.fromkeys(names)
     with inference():
         values = predictor.predict(molecules)[0].tolist()

@@ -149,7 +149,7 @@ class TestInRecords:
         assert list(values) == list(shipped.losses[1:])
         assert all(isinstance(value, float) for value in values.values())
 
-    @pytest.mark.parametrize("smiles", ["ClCCl", "C" * 10])  # an element, a size that it has never seen
+    @pytest.mark.parametrize("smiles", ["ClCCl", "C" * 10, "C[NH3+]"])  # an element, a size, a charge
     def test_unknown_where_the_predictor_has_no_experience(self, shipped, smiles):
         assert set(predictions.predicted(shipped, embedded(smiles)).values()) == {None}
 

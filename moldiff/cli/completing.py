@@ -144,9 +144,9 @@ class Completing:
             "sampled_meanwhile": round(self.sampled), "seconds": seconds,
         }  # fmt: skip
         with self.journal.finishing(summary):
-            if self.rejects:
-                self.journal.turn_into("rejects")
-            self.journal.turn_into("records")
+            for kind, path in self.journal.made.items():
+                if path is not None:
+                    self.journal.turn_into(kind)
         return summary
 
     def _tell(self, summary: dict[str, Any]) -> None:

@@ -94,8 +94,8 @@ class Generator:
         rings to match (see :mod:`moldiff.overlay`); ``scores="drug"`` fills each record's ``scores`` with drug-likeness;
         ``filter``: conditions on scores, those of the request included, such as ``"QED>0.6 and similarity>0.3"``;
         ``relax="mmff"`` gives each record a ``relaxed`` conformer beside its ``mol``; ``rejects``: yield the rejected ones
-        too. Further options are fields of :class:`Request`: ``sampler``, ``unique``, ``guidance``, ``max_attempts``,
-        ``time_limit`` (s). Neither ``workers`` (processes; a script that asks for some must keep its own work under
+        too. Further options are fields of :class:`Request`: ``sampler``, ``first`` (attempt of the seed), ``unique``,
+        ``guidance``, ``max_attempts``, ``time_limit`` (s). Neither ``workers`` (processes; a script that asks for some must keep its own work under
         ``if __name__ == "__main__"``) nor ``batch_size`` changes the molecules.
 
         Example: ``[record.smiles for record in moldiff.load("qm9").generate(10, seed=1)]``
@@ -398,7 +398,7 @@ class Generator:
         return Record(identity, accepted, text, request.seed, index, scores, relaxed)
 
 
-FURTHER = ("sampler", "unique", "guidance", "max_attempts", "time_limit")  # fields of Request, taken as they are
+FURTHER = ("sampler", "first", "unique", "guidance", "max_attempts", "time_limit")  # fields of Request, taken as they are
 
 
 def load(model: str | Path = "qm9", device: str = "auto", compile: bool = False) -> Generator:

@@ -42,9 +42,9 @@ class Reject:
 
 @dataclass
 class Tally:
-    """The funnel, up to and including attempt ``next_index - 1``. ``rejected``: attempts by reason."""
+    """The funnel of the attempts ``sampled`` so far, which follow each other. ``rejected``: those by reason."""
 
-    next_index: int = 0
+    sampled: int = 0
     kept: int = 0
     rejected: Counter | dict = field(default_factory=Counter)
     tries: int = 0
@@ -53,7 +53,7 @@ class Tally:
         self.rejected = Counter(self.rejected)
 
     def add(self, outcome: Record | Reject) -> None:
-        self.next_index = outcome.index + 1
+        self.sampled += 1
         self.tries += outcome.tries
         if isinstance(outcome, Record):
             self.kept += 1
@@ -63,14 +63,14 @@ class Tally:
     @property
     def acceptance(self) -> float:
         """Share of the attempts that are kept; about 95 % until there is experience."""
-        return (self.kept + 19) / (self.next_index + 20)
+        return (self.kept + 19) / (self.sampled + 20)
 
     def copy(self) -> "Tally":
         return replace(self)
 
     def funnel(self, request: Request) -> dict[str, int]:
         """Molecules left after each stage, from ``sampled`` to ``kept``; optional stages only where asked for."""
-        left = {"sampled": self.next_index}
+        left = {"sampled": self.sampled}
         stages = {"connected": ("disconnected",), "sanitised": ("valence", "sanitisation", "radical", "coordinates")}
         if request.known is not None and request.known.is_part:
             stages["part kept"] = ("fragment",)

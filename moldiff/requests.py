@@ -20,6 +20,7 @@ from moldiff.samplers import Sampler, UniPC
 from moldiff.screening import Screen
 
 FEW = 12  # network evaluations
+LAST = 10**8  # attempts of a seed that can be the first; IDs have so many
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Request:
     heavy_atoms: tuple[int, int] | None = None  # inclusive range; None: as in the training data
     formula: str | None = None  # such as C7H8O2; None: as in the training data
     unique: bool = False
+    first: int = 0  # attempt of the seed
     max_attempts: int | None = None  # default: 10 n + 100
     time_limit: float | None = None  # seconds
     targets: tuple[Target, ...] = ()
@@ -43,7 +45,7 @@ class Request:
 
     def check(self, model: Model) -> list[str]:
         """Warnings of what may turn out badly. Raises RequestError for what cannot be met."""
-        numbers = [("-n", self.n), ("--seed", self.seed), *(("--n-atoms", count) for count in self.heavy_atoms or ())]
+        numbers = [("-n", self.n), ("--seed", self.seed), ("--first", self.first), *(("--n-atoms", count) for count in self.heavy_atoms or ())]
         if self.max_attempts is not None:
             numbers.append(("--max-attempts", self.max_attempts))
         for option, value in numbers:
@@ -53,6 +55,8 @@ class Request:
             raise RequestError(f"-n {self.n}: ask for at least one molecule")
         if not 0 <= self.seed < 2**63:
             raise RequestError(f"--seed {self.seed}: must be between 0 and 2^63 - 1")
+        if not 0 <= self.first < LAST:
+            raise RequestError(f"--first {self.first}: must be between 0 and {LAST - 1}")
         if self.sampler.steps < 2:
             raise RequestError(f"--steps {self.sampler.steps}: at least 2 are needed")
         if self.max_attempts is not None and self.max_attempts < self.n:

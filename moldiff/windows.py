@@ -24,16 +24,17 @@ class Windows:
     most: int
 
     def __post_init__(self):
-        self.began, self.first, self.start = time.monotonic(), self.tally.next_index, self.tally.next_index
+        self.began, self.before, self.planned = time.monotonic(), self.tally.sampled, self.tally.sampled
 
     def next(self) -> range:
         """The next range of attempts, empty when none is needed at the moment, or none is left, or time is up."""
         missing = math.ceil((self.request.n - self.tally.kept) / self.tally.acceptance)
-        needed = missing - (self.start - self.tally.next_index)
+        needed = missing - (self.planned - self.tally.sampled)
         share = max(LEAST, math.ceil(needed / self.workers))
-        size = min(share, self.most, self.request.attempts - self.start, self._in_time())
-        window = range(self.start, self.start + max(0, size)) if needed > 0 else range(0)
-        self.start += len(window)
+        size = min(share, self.most, self.request.attempts - self.planned, self._in_time())
+        start = self.request.first + self.planned
+        window = range(start, start + max(0, size)) if needed > 0 else range(0)
+        self.planned += len(window)
         return window
 
     def _in_time(self) -> int:
@@ -41,8 +42,8 @@ class Windows:
         if self.request.time_limit is None:
             return self.most
         passed = time.monotonic() - self.began
-        done = self.tally.next_index - self.first
-        under_way = self.start - self.tally.next_index
+        done = self.tally.sampled - self.before
+        under_way = self.planned - self.tally.sampled
         if not done:
             return LEAST if passed < self.request.time_limit and under_way < LEAST * self.workers else 0
         return int(done / passed * (self.request.time_limit - passed)) - under_way

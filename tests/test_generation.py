@@ -138,6 +138,16 @@ class TestSameMolecules:
         assert content(small.outcomes(request, tally=tally, seen=seen)) == content(straight[17:])
         assert tally == before
 
+    def test_parts_of_a_seed_are_as_in_the_whole(self, small):
+        straight = content(small.generate(20, steps=6, rejects=True, max_attempts=20))
+        parts = [content(small.generate(k, steps=6, rejects=True, first=f, max_attempts=k)) for f, k in ((0, 9), (9, 11))]
+        assert len(straight) == 20 and parts[0] + parts[1] == straight
+
+    @pytest.mark.parametrize("first", [-1, 10**8])
+    def test_there_is_no_attempt_of_this_number(self, small, first):
+        with pytest.raises(RequestError, match=f"--first {first}: must be"):
+            small.generate(1, first=first)
+
     def test_want_of_memory(self, small, monkeypatch):
         """Batches that do not fit are halved; their molecules are the same."""
         straight, sizes, whole = content(small.generate(6, steps=6)), [], attempts._one_size

@@ -401,7 +401,7 @@ class TestResuming:
         for k, each in enumerate(OUTCOMES[:4]):
             now[0] = 0.4 * k
             sink.write(each)
-        assert json.loads(sink.journal.state.read_text())["progress"]["next_index"] == 4
+        assert json.loads(sink.journal.state.read_text())["progress"]["sampled"] == 4
         sink.close()
 
 
@@ -456,7 +456,7 @@ def test_full_disk(tmp_path, straight, monkeypatch, suffix):
     again.close()
     remedy = f"{kept} records are safe: free some space, then go on with --resume"
     assert error == f"-o {path}: No space left on device; {remedy}"
-    written(path, OUTCOMES[again.tally.next_index :], resume=True)
+    written(path, OUTCOMES[again.tally.sampled :], resume=True)
     assert suffix != ".sdf" or path.read_bytes() == straight
     assert len(files(tmp_path)) == 2
 

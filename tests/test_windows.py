@@ -18,8 +18,8 @@ def taken(accepted: float, n: int, workers: int, **limits) -> list[range]:
         if not under_way:
             break
         found.append(under_way.pop(0))
-        tally.next_index = found[-1].stop
-        tally.kept = int(accepted * tally.next_index)
+        tally.sampled = found[-1].stop - plan.request.first
+        tally.kept = int(accepted * tally.sampled)
     return found
 
 
@@ -38,6 +38,11 @@ def test_attempts_are_limited():
     assert taken(0.01, 50, 2, max_attempts=333)[-1].stop == 333
 
 
+def test_they_may_begin_later():
+    found = taken(0.5, 50, 2, first=7000, max_attempts=90)
+    assert (found[0].start, found[-1].stop) == (7000, 7090)
+
+
 def test_time_is_limited(monkeypatch):
     """At ten attempts a second, a limit of 20 s is nearly used and not exceeded; nothing that was sampled is lost."""
     now = [100.0]
@@ -46,7 +51,7 @@ def test_time_is_limited(monkeypatch):
     plan = Windows(Request(10**6, time_limit=20.0), tally, 1, 128)
     while window := plan.next():
         now[0] += len(window) / 10
-        tally.next_index = window.stop
+        tally.sampled = window.stop
         tally.kept = window.stop
     assert 115 < now[0] <= 120
-    assert tally.next_index == pytest.approx(10 * (now[0] - 100))
+    assert tally.sampled == pytest.approx(10 * (now[0] - 100))

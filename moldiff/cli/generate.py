@@ -49,6 +49,10 @@ def generate(
         int | None, typer.Option(help="Instead of --quality: network evaluations per try.", rich_help_panel=MAKE)
     ] = None,
     seed: Annotated[int, typer.Option(help="Molecule k of a seed is always the same.", rich_help_panel=MAKE)] = 0,
+    first: Annotated[
+        int,
+        typer.Option(help="Attempt k to begin with: the last number of an ID.", min=0, rich_help_panel=MAKE),
+    ] = 0,
     n_atoms: Annotated[
         str | None,
         typer.Option(
@@ -201,7 +205,7 @@ def generate(
         targets = tuple(map(read_target, target or []))
         kept = {"fix": fix, "attach": attach, "replace": replace, "like": like, "strength": strength}
         draft = Request(
-            n, seed, sampler, sizes, formula, unique=unique, max_attempts=max_attempts, time_limit=time_limit, targets=targets,
+            n, seed, sampler, sizes, formula, unique=unique, first=first, max_attempts=max_attempts, time_limit=time_limit, targets=targets,
             guidance=guidance,
         )  # fmt: skip
         request, planned = with_molecules(draft, generator.model.data, read_wishes(**kept), overlay)
@@ -215,6 +219,8 @@ def generate(
         generator = generator.maker(request)
         provenance = provenance_of(generator, request.evaluations)
         identity = {"model": generator.hash, "seed": seed, "steps": sampler.steps, "n_atoms": n_atoms, "unique": unique}
+        if first:
+            identity |= {"first": first}
         if compile:
             identity |= {"compile": True}
         if formula is not None:
@@ -268,7 +274,7 @@ def _run(
     """Generate into the sink and finish it; returns the summary."""
     from moldiff.workers import WorkerError
 
-    first, started, cpu = sink.tally.next_index, time.monotonic(), _cpu_seconds()
+    before, started, cpu = sink.tally.sampled, time.monotonic(), _cpu_seconds()
     try:
         with interruptible() as check:
             _fill(generator, request, sink, check, **how)
@@ -277,7 +283,7 @@ def _run(
                 funnel["diverse"] = min(sink.diverse, tally.kept)
             summary = {
                 "asked": request.n, "kept": tally.kept, "funnel": funnel,
-                "rejected": dict(tally.rejected), **facts, "tries": tally.tries, "sampled_meanwhile": tally.next_index - first,
+                "rejected": dict(tally.rejected), **facts, "tries": tally.tries, "sampled_meanwhile": tally.sampled - before,
                 "seconds": round(time.monotonic() - started, 2), "cpu_seconds": round(_cpu_seconds() - cpu, 2),
             }  # fmt: skip
             sink.finish(summary, ended=tally.kept >= request.n)

@@ -5,7 +5,6 @@ of one exact size, and the arithmetic on one molecule does not depend on its bat
 (``quality.tries``), an attempt that is not as it was told is made again, with the next noise of its stream.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -104,23 +103,6 @@ def draw_request(
     data: DataInfo, request: Request, random: KeyedRandomness
 ) -> tuple[Float[np.ndarray, "b properties"] | None, Drawn]:
     """Property values in physical units (NaN: not asked for; None: none is) and the size of every attempt."""
-    uniform, values = _draw_values(data, request, random)
-    return values, request.size_draw(data)(uniform, values)
-
-
-def _draw_values(
-    data: DataInfo, request: Request, random: KeyedRandomness
-) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, "b properties"] | None]:
-    """The number by which each size is drawn, and the values asked for: the first draws of every attempt."""
-    uniform = random.numbers(len(request.targets))
+    uniform = random.numbers(len(request.targets))  # the first draws of every attempt
     values = draw_values(request.targets, data.properties, uniform) if request.targets else None
-    return random.spread(), values
-
-
-def asked_values(data: DataInfo, request: Request, index: int) -> dict[str, float]:
-    """What attempt ``index`` aims at, as scores: ``asked_`` and the property's name → its value, in physical units."""
-    if not request.targets:
-        return {}
-    _, values = _draw_values(data, request, KeyedRandomness(request.seed, [index]))
-    named = zip(data.properties, values[0].tolist(), strict=True)
-    return {f"asked_{p.name}": round(value, 6) for p, value in named if not math.isnan(value)}
+    return values, request.size_draw(data)(random.spread(), values)

@@ -90,6 +90,16 @@ def find_property(name: str, properties: Sequence["Property"]) -> "Property":
     raise RequestError(f"--target {name}: the model was not trained with it; it knows {known}")
 
 
+def asked_values(targets: Sequence[Target], properties: Sequence["Property"]) -> dict[str, float]:
+    """What is asked for, as scores: ``asked_`` and the property's name; of a range its ends, ``_low`` and ``_high``."""
+    found = {}
+    for target in targets:
+        name = f"asked_{find_property(target.name, properties).name}"
+        is_range = target.low != target.high
+        found |= {f"{name}_low": target.low, f"{name}_high": target.high} if is_range else {name: target.low}
+    return found
+
+
 def draw_values(
     targets: Sequence[Target], properties: Sequence["Property"], uniform: Float[np.ndarray, "b targets"]
 ) -> Float[np.ndarray, "b properties"]:

@@ -41,6 +41,12 @@ class Filter:
     text: str
     conditions: tuple[Condition, ...] = field(repr=False, compare=False)
 
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """Those that it names, each once."""
+        nodes = (node for condition in self.conditions for node in ast.walk(condition.tree))
+        return tuple(dict.fromkeys(node.id for node in nodes if isinstance(node, ast.Name)))
+
     def failed(self, values: Mapping[str, Any]) -> Condition | None:
         """The first condition that is not met, and None if all are."""
         return next((condition for condition in self.conditions if not condition.met(values)), None)

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property, partial
@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Float
 
 from moldiff import chem, force_field, fragment_checks, fragments
+from moldiff.acceptance import Acceptance
 from moldiff.arguments import as_range, check_counts, check_kinds
-from moldiff.attempts import asked_values, sample_attempts
-from moldiff.conditions import find_property, target_of
+from moldiff.attempts import sample_attempts
+from moldiff.conditions import asked_values, find_property, target_of
 from moldiff.config import QUALITIES
 from moldiff.denoisers import check_compiler, compile_layers
 from moldiff.errors import RequestError
-from moldiff.formula import has_formula
 from moldiff.graph_counts import GRAPH_COUNTS
 from moldiff.hydrogens import Hydrogens
 from moldiff.model import Model, choose_device
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from rdkit import Chem
 
     from moldiff.conformers import Conformer
+    from moldiff.exclusion import Excluded
     from moldiff.perception import Perceived
 
 PER_WORKER = 128  # molecules asked for that make a further process worth its start
@@ -77,6 +78,7 @@ class Generator:
         scores: str | None = None,
         filter: str | None = None,
         relax: str | None = None,
+        exclude: str | Path | Sequence[str | Path] = (),
         rejects: bool = False,
         workers: int = 1,
         batch_size: int | None = None,
@@ -92,11 +94,12 @@ class Generator:
         one to derive others from, the further from it the higher ``strength``, between 0 and 1 (see :mod:`moldiff.fragments`);
         ``shape``: a molecule whose volume to fill, ``pharmacophore``: one, or several, whose donors, acceptors and aromatic
         rings to match (see :mod:`moldiff.overlay`); ``scores="drug"`` fills each record's ``scores`` with drug-likeness;
+        ``exclude``: "qm9", "moses" (their training sets) or files, whose molecules are not wanted, in any stereoisomer;
         ``filter``: conditions on scores, those of the request included, such as ``"QED>0.6 and similarity>0.3"``;
         ``relax="mmff"`` gives each record a ``relaxed`` conformer beside its ``mol``; ``rejects``: yield the rejected ones
         too. Further options are fields of :class:`Request`: ``sampler``, ``first`` (attempt of the seed), ``unique``,
-        ``guidance``, ``max_attempts``, ``time_limit`` (s). Neither ``workers`` (processes; a script that asks for some must keep its own work under
-        ``if __name__ == "__main__"``) nor ``batch_size`` changes the molecules.
+        ``guidance``, ``max_attempts``, ``time_limit`` (s). Neither ``workers`` (processes; a script that asks for some must
+        keep its own work under ``if __name__ == "__main__"``) nor ``batch_size`` changes the molecules.
 
         Example: ``[record.smiles for record in moldiff.load("qm9").generate(10, seed=1)]``
 
@@ -120,13 +123,19 @@ class Generator:
         sizes = heavy_atoms if heavy_atoms is None else as_range(heavy_atoms, "heavy_atoms")
         ranges = {name: as_range(value, f"targets[{name!r}]") for name, value in (targets or {}).items()}
         options["targets"] = tuple(target_of(name, *ends) for name, ends in ranges.items())
-        draft = Request(n, seed, heavy_atoms=sizes, formula=formula, **options)
+        sources = [exclude] if isinstance(exclude, str | Path) else exclude
+        draft = Request(n, seed, heavy_atoms=sizes, formula=formula, exclude=tuple(map(str, sources)), **options)
         wishes = fragments.Wishes(fix, None if attach is None else tuple(map(int, attach)), replace, like, strength)
         request, _ = with_molecules(draft, self.model.data, wishes, overlay_of(shape, pharmacophore))
         request = self.screened(request, scores, filter, relax)
         for text in request.check(self.model):
             warnings.warn(text, stacklevel=2)
-        outcomes = self.maker(request).outcomes(request, workers=workers, batch_size=batch_size)
+        excluded = excluded_by(request)
+        for text in excluded.notes:
+            warnings.warn(text, stacklevel=2)
+        outcomes = self.maker(request).outcomes(
+            request, workers=workers, batch_size=batch_size, excluded=excluded.smiles
+        )
         return (o for o in outcomes if rejects or isinstance(o, Record))
 
     def screened(self, request: Request, scores: str | None, filter: str | None, relax: str | None) -> Request:
@@ -141,22 +150,25 @@ class Generator:
         batch_size: int | None = None,
         tally: Tally | None = None,
         seen: set[str] | None = None,
+        excluded: Set[str] = frozenset(),
         tick: Tick = lambda work: None,
     ) -> Iterator[Record | Reject]:
         """Every attempt in order, accepted or not, until ``request.n`` are accepted.
 
-        ``tally`` and ``seen`` (SMILES, for ``unique``) continue an earlier run; ``tally`` is not changed. While
+        ``tally`` and ``seen`` (SMILES, for ``unique``) continue an earlier run; ``tally`` is not changed. ``excluded``: SMILES
+        without stereo of molecules that are not accepted, those that ``request.exclude`` names. While
         molecules are sampled, ``tick`` is called now and then with the work done since the last call, in molecules.
         """
         request.check(self.model)
-        tally, seen = (tally or Tally()).copy(), set() if seen is None else seen
-        prefix = self.id_prefix(request)
+        tally, prefix = (tally or Tally()).copy(), self.id_prefix(request)
         if tally.kept >= request.n:
             return
+        accept = Acceptance(
+            request, self.model.data.vocabulary, partial(self.own_scores, request), set() if seen is None else seen, excluded
+        )  # fmt: skip
         with closing(self._raw(request, tally, workers, batch_size, tick)) as raw:
             for index, mol, tries in raw:
-                identity = f"{prefix}-{index:08d}"
-                outcome = replace(self._judge(request, identity, index, mol, seen), tries=tries)
+                outcome = accept(f"{prefix}-{index:08d}", index, mol, tries)
                 tally.add(outcome)
                 yield outcome
                 if tally.kept >= request.n:
@@ -242,7 +254,8 @@ class Generator:
         exact, made = self._found(asked)
         near = ["similarity"] if request.parent else []
         others = [*(f"predicted_{name}" for name in made), *near, *request.overlay.columns]
-        return dict.fromkeys((f"asked_{name}" for name in asked), "float64") | exact | dict.fromkeys(others, "float64")
+        ends = asked_values(request.targets, self.model.data.properties)
+        return dict.fromkeys(ends, "float64") | exact | dict.fromkeys(others, "float64")
 
     def _asked(self, request: Request) -> list[str]:
         return [find_property(target.name, self.model.data.properties).name for target in request.targets]
@@ -302,10 +315,10 @@ class Generator:
         mols = [force_field.with_hydrogens(mol) for mol in mols]
         return with_placed_hydrogens(self.placer, mols) if self.placer else mols
 
-    def own_scores(self, request: Request, index: int, facts: Facts) -> dict[str, Any]:
-        """Those of :meth:`own_columns`, of the molecule of attempt ``index``."""
+    def own_scores(self, request: Request, facts: Facts) -> dict[str, Any]:
+        """Those of :meth:`own_columns`, of one molecule."""
         columns = self.own_columns(request)
-        found = asked_values(self.model.data, request, index) | request.overlay.scores(facts.mol)
+        found = asked_values(request.targets, self.model.data.properties) | request.overlay.scores(facts.mol)
         if any(name.startswith("predicted_") for name in columns):
             values = predicted(self.predictor, facts.mol)
             found |= {f"predicted_{name}": rounded(value) for name, value in values.items()}
@@ -373,32 +386,22 @@ class Generator:
                 for index, (binary, tries) in zip(window, made, strict=True):
                     yield index, chem.Chem.Mol(binary), tries
 
-    def _judge(self, request: Request, identity: str, index: int, mol: "Chem.Mol", seen: set[str]) -> Record | Reject:
-        accepted, reason = chem.check(mol)
-        known = request.known
-        if accepted is not None and known is not None:
-            reason = fragment_checks.objection(known, mol, accepted, self.model.data.vocabulary)
-        if reason is None and request.heavy_atoms:
-            low, high = request.heavy_atoms
-            if not low <= accepted.GetNumHeavyAtoms() <= high:
-                reason = "size"
-        if reason is None and request.formula and not has_formula(accepted, request.formula):
-            reason = "formula"
-        if reason is None:
-            text = chem.smiles(accepted)
-            if request.unique and text in seen:
-                reason = "duplicate"
-        if reason is None:
-            scores, relaxed, failed = request.screen(accepted, partial(self.own_scores, request, index))
-            reason = failed and f"not {failed}"
-        if reason is not None:
-            return Reject(identity, mol, reason, request.seed, index)
-        if request.unique:
-            seen.add(text)
-        return Record(identity, accepted, text, request.seed, index, scores, relaxed)
+
+FURTHER = (
+    "sampler",
+    "first",
+    "unique",
+    "guidance",
+    "max_attempts",
+    "time_limit",
+)  # fields of Request, taken as they are
 
 
-FURTHER = ("sampler", "first", "unique", "guidance", "max_attempts", "time_limit")  # fields of Request, taken as they are
+def excluded_by(request: Request) -> "Excluded":
+    """What is named not to be made."""
+    from moldiff.exclusion import read_excluded  # pandas comes with it
+
+    return read_excluded(request.exclude)
 
 
 def load(model: str | Path = "qm9", device: str = "auto", compile: bool = False) -> Generator:

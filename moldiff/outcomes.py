@@ -80,6 +80,8 @@ class Tally:
             stages["of asked size"] = ("size",)
         if request.formula:
             stages["of asked formula"] = ("formula",)
+        if request.exclude:
+            stages["not excluded"] = ("excluded",)
         if request.unique:
             stages["unique"] = ("duplicate",)
         stages |= {condition: (f"not {condition}",) for condition in request.screen.conditions}

@@ -33,6 +33,7 @@ class Request:
     heavy_atoms: tuple[int, int] | None = None  # inclusive range; None: as in the training data
     formula: str | None = None  # such as C7H8O2; None: as in the training data
     unique: bool = False
+    exclude: tuple[str, ...] = ()  # qm9, moses, or files: molecules that are not wanted
     first: int = 0  # attempt of the seed
     max_attempts: int | None = None  # default: 10 n + 100
     time_limit: float | None = None  # seconds
@@ -45,7 +46,12 @@ class Request:
 
     def check(self, model: Model) -> list[str]:
         """Warnings of what may turn out badly. Raises RequestError for what cannot be met."""
-        numbers = [("-n", self.n), ("--seed", self.seed), ("--first", self.first), *(("--n-atoms", count) for count in self.heavy_atoms or ())]
+        numbers = [
+            ("-n", self.n),
+            ("--seed", self.seed),
+            ("--first", self.first),
+            *(("--n-atoms", count) for count in self.heavy_atoms or ()),
+        ]
         if self.max_attempts is not None:
             numbers.append(("--max-attempts", self.max_attempts))
         for option, value in numbers:

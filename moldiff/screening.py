@@ -1,6 +1,7 @@
 """What is found out about every accepted molecule, and which of these are kept: scores, a filter, a relaxed conformer."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +18,14 @@ RELAXATION_COLUMNS = {
     "energy_before": "float64", "energy_after": "float64", "strain": "float64", "rmsd_relaxed": "float64",
     "relaxed": "object",
 }  # fmt: skip
+ELEMENTS = ("B", "C", "N", "O", "F", "Si", "P", "S", "Cl", "Br", "I")  # whose atoms can be counted
+ATOM_COUNTS = dict.fromkeys(("charge", "charged_atoms", *ELEMENTS), "Int64")
 _MEANINGS = {
     "heavy_atoms": "atoms other than hydrogen",
     "alert_count": "number of PAINS, Brenk and NIH alerts",
+    "charge": "sum of the formal charges",
+    "charged_atoms": "atoms with a formal charge",
+    **dict.fromkeys(ELEMENTS, "its atoms"),
     "energy_before": "MMFF94s, kcal/mol",
     "energy_after": "the same, relaxed",
     "strain": "kcal/mol released by MMFF94s relaxation",
@@ -59,8 +65,12 @@ class Screen:
 
     @property
     def columns(self) -> dict[str, str]:
-        """The scores that records carry, and their pandas types."""
-        return (_druglike_columns() if self.drug else {}) | (RELAXATION_COLUMNS if self.relax else {})
+        """The scores that records carry, those of the filter included, and their pandas types."""
+        found = (_druglike_columns() if self.drug else {}) | (RELAXATION_COLUMNS if self.relax else {})
+        if self.filter is None:
+            return found
+        known = _druglike_columns() | RELAXATION_COLUMNS | ATOM_COUNTS | {"alert_count": "Int64"}
+        return found | {name: known[name] for name in self.filter.scores if name in known}
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -94,8 +104,7 @@ def choose_screen(
         return Screen(scores is not None, None, relax is not None)
     general = _meanings()
     meanings = {name: _own_meaning(name) for name in own if name not in general} | general
-    names = {name.lower(): name for name in meanings if name != "alert_count"}
-    names |= {"mw": "weight", "alerts": "alert_count"}
+    names = {name.lower(): name for name in meanings} | {"mw": "weight", "alerts": "alert_count"}
     return Screen(scores is not None, read_filter(filter, names, meanings, _MORE), relax is not None)
 
 
@@ -114,7 +123,9 @@ class Facts(dict[str, Any]):
         self.relaxed: Mol | None = None
 
     def __missing__(self, name: str) -> Any:
-        if name in RELAXATION_COLUMNS:
+        if name in ATOM_COUNTS:
+            found = _atom_counts(self.mol)
+        elif name in RELAXATION_COLUMNS:
             found, self.relaxed = _relaxation(self.mol)
         elif name == "alert_count" or name in _druglike_columns():
             found = _druglike(self.mol)
@@ -143,6 +154,13 @@ def _druglike(mol: Mol) -> dict[str, Any]:
 
     found = druglike_facts(mol)
     return found | {"alert_count": found["pains"] + found["brenk"] + found["nih"]}
+
+
+def _atom_counts(mol: Mol) -> dict[str, int]:
+    atoms = list(mol.GetAtoms())
+    symbols = Counter(atom.GetSymbol() for atom in atoms)
+    charges = [charge for atom in atoms if (charge := atom.GetFormalCharge())]
+    return {"charge": sum(charges), "charged_atoms": len(charges)} | {name: symbols[name] for name in ELEMENTS}
 
 
 def _relaxation(mol: Mol) -> tuple[dict[str, Any], Mol | None]:

@@ -11,6 +11,7 @@ from moldiff.conditions import (
     Conditions,
     Property,
     Target,
+    asked_values,
     check_targets,
     draw_values,
     read_target,
@@ -172,3 +173,9 @@ def test_every_molecule_draws_its_own_value_within_a_range():
     values = draw_values([Target("mu", 2.0, 4.0), Target("gap", 7.0, 7.0)], PROPERTIES, uniform)
     assert values.tolist() == [[7, 2], [7, 3], [7, 4]]
     assert np.isnan(draw_values([Target("mu", 2.0, 4.0)], PROPERTIES, uniform[:, :1])[:, 0]).all()
+
+
+def test_what_is_asked_for_as_scores():
+    targets = [Target("MU", 2.0, 4.0), Target("gap", 7.0, 7.0)]
+    assert asked_values(targets, PROPERTIES) == {"asked_mu_low": 2.0, "asked_mu_high": 4.0, "asked_gap": 7.0}
+    assert asked_values([], PROPERTIES) == {}

@@ -164,9 +164,9 @@ class TestInRecords:
         model = Model.load(trained)
         model.data = replace(model.data, properties=(info.properties[0], Property("logp", "", 0.0, 1.0, -3.0, 3.0)))
         generator = Generator(model, "four", trained)
-        request = generation.Request(1, targets=(Target("gap", 6.5, 6.5), Target("logp", 0.0, 0.0)))
+        request = generation.Request(1, targets=(Target("gap", 6.5, 6.5), Target("logp", 0.0, 1.0)))
         columns = generator.own_columns(request)
-        assert list(columns) == ["asked_gap", "asked_logp", "logp", "predicted_gap"]
-        scores = generator.own_scores(request, 0, screening.Facts(water))
-        assert scores["asked_gap"] == 6.5 and scores["logp"] < 0
+        assert list(columns) == ["asked_gap", "asked_logp_low", "asked_logp_high", "logp", "predicted_gap"]
+        scores = generator.own_scores(request, screening.Facts(water))
+        assert [scores[name] for name in list(columns)[:3]] == [6.5, 0.0, 1.0] and scores["logp"] < 0
         assert scores["predicted_gap"] == pytest.approx(predictions.predicted(shipped, water)["gap"], abs=1e-4)

@@ -35,7 +35,7 @@ class TestScores:
         monkeypatch.setattr(screening, "_druglike", None)
         monkeypatch.setattr(screening, "_relaxation", None)
         assert Screen()(ASPIRIN) == ({}, None, None)
-        assert choose_screen(filter="heavy_atoms>12")(ASPIRIN) == ({}, None, None)
+        assert choose_screen(filter="heavy_atoms>12 and C>8")(ASPIRIN) == ({"C": 9}, None, None)
         assert choose_screen("drug", "heavy_atoms>13 and strain<9", "mmff")(ASPIRIN) == ({}, None, "heavy_atoms>13")
 
     def test_drug(self):
@@ -50,7 +50,18 @@ class TestScores:
         """The number of alerts, rounded values, and a relaxation even where none is written."""
         assert choose_screen(filter="alerts==1 and brenk==1 and QED==0.5501 and veber==1")(ASPIRIN).failed is None
         assert choose_screen(filter="alerts==0")(ASPIRIN).failed == "alerts==0"
-        assert choose_screen(filter="strain>0")(ASPIRIN) == ({}, None, None)
+        scores, relaxed, failed = choose_screen(filter="strain>0")(ASPIRIN)
+        assert (set(scores), relaxed, failed) == ({"strain"}, None, None)
+
+    def test_what_a_filter_names_is_told(self):
+        """The numbers that decided, whatever they are called there."""
+        screen = choose_screen(filter="MW<400 and alerts<3 and 0<C<=9 and cl==0 and charge==0 and heavy_atoms>2")
+        assert screen(ASPIRIN).scores == {
+            "weight": 180.159, "alert_count": 1, "C": 9, "Cl": 0, "charge": 0,
+        }  # fmt: skip
+        assert list(screen.columns) == list(screen(ASPIRIN).scores)
+        nitro = choose_screen(filter="charged_atoms==2 and charge==0 and N==1 and O==2")
+        assert nitro(accepted("C[N+](=O)[O-]")).failed is None
 
     def test_scores_of_the_request_count_too(self):
         """Beside those of any molecule, and only where the request has them."""

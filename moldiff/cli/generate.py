@@ -115,8 +115,18 @@ def generate(
         typer.Option(help="Draw the molecule given, its atoms numbered, to .png or .svg.", rich_help_panel=KEEP),
     ] = None,
     unique: Annotated[
-        bool, typer.Option("--unique", help="Skip molecules whose SMILES came before.", rich_help_panel=ACCEPT)
+        bool,
+        typer.Option(
+            "--unique", help="Skip molecules whose SMILES came before; mirror images are two.", rich_help_panel=ACCEPT
+        ),
     ] = False,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Skip molecules of qm9's or moses' training set, or of a file; repeatable. Stereo is ignored.",
+            rich_help_panel=ACCEPT,
+        ),
+    ] = None,
     filter: Annotated[
         str | None,
         typer.Option(
@@ -186,7 +196,7 @@ def generate(
     with one_line_errors():
         from moldiff.conditions import read_target
         from moldiff.fragment_files import draw_plan, read_wishes
-        from moldiff.generation import load
+        from moldiff.generation import excluded_by, load
         from moldiff.journal import summary_of_complete
         from moldiff.outputs import Output, StandardOutput
         from moldiff.overlay import read_overlay
@@ -198,15 +208,16 @@ def generate(
             raise RequestError(f"--diverse {diverse}: must be between 1 and the {n} molecules that -n asks for")
         relaxed = Path(output).with_suffix(".relaxed.sdf") if relax and output != "-" else None
         outputs = {"-o": None if output == "-" else Path(output), "--rejects": rejects, "--relax:": relaxed}
-        _check_inputs_stay(outputs, [path for path in (*(fix or ()), like, shape, pharmacophore) if path is not None])
+        inputs = (*(fix or ()), like, shape, pharmacophore, *map(Path, exclude or ()))
+        _check_inputs_stay(outputs, [path for path in inputs if path is not None])
         generator = load(model, device, compile)
         sampler = choose_sampler(generator.model.config, quality, steps)
         overlay = read_overlay(shape, pharmacophore)
         targets = tuple(map(read_target, target or []))
         kept = {"fix": fix, "attach": attach, "replace": replace, "like": like, "strength": strength}
         draft = Request(
-            n, seed, sampler, sizes, formula, unique=unique, first=first, max_attempts=max_attempts, time_limit=time_limit, targets=targets,
-            guidance=guidance,
+            n, seed, sampler, sizes, formula, unique=unique, exclude=tuple(exclude or ()), first=first,
+            max_attempts=max_attempts, time_limit=time_limit, targets=targets, guidance=guidance,
         )  # fmt: skip
         request, planned = with_molecules(draft, generator.model.data, read_wishes(**kept), overlay)
         request = generator.screened(request, scores, filter, relax)
@@ -214,7 +225,8 @@ def generate(
             draw_plan(planned, picture)
         for text in planned.notes:
             typer.echo(text, err=True)
-        for text in request.check(generator.model):
+        excluded = excluded_by(request)
+        for text in (*request.check(generator.model), *excluded.notes):
             typer.echo(f"warning: {text}", err=True)
         generator = generator.maker(request)
         provenance = provenance_of(generator, request.evaluations)
@@ -231,7 +243,7 @@ def generate(
             given = {**kept, "shape": shape, "pharmacophore": pharmacophore}
             identity |= {k: [*map(str, v)] if isinstance(v, list) else str(v) for k, v in given.items() if v}
         identity |= {"key": generator.key(request)}  # of all that decides a molecule, what files hold included
-        asked = {"scores": scores, "filter": filter, "relax": relax, "diverse": diverse}
+        asked = {"exclude": exclude, "scores": scores, "filter": filter, "relax": relax, "diverse": diverse}
         identity |= {name: value for name, value in asked.items() if value is not None}
         if output == "-":
             for option in ("relax", "diverse"):
@@ -250,7 +262,8 @@ def generate(
                 relaxed=relaxed,
             )  # fmt: skip
         facts = {"request": identity, "device": generator.device, **provenance}
-        summary = _run(generator, request, sink, facts, workers=workers or generator.workers_for(n), batch_size=batch)
+        how = {"workers": workers or generator.workers_for(n), "batch_size": batch, "excluded": excluded.smiles}
+        summary = _run(generator, request, sink, facts, **how)
     _print_summary(summary, output)
     if summary["kept"] < n:
         out = "attempts" if summary["funnel"]["sampled"] >= request.attempts else "time"

@@ -73,11 +73,19 @@ def named(name: str) -> Against:
 
     Raises :class:`ReferenceSetError` if the distribution with MOSES' files is not installed.
     """
-    if name == "qm9":
-        known, test = (Reference(f"qm9 {split}", _lines(f"qm9_{split}.smi.xz")) for split in ("train", "test"))
-        return Against(known, (shipped(test, "qm9_test"),))
-    sets = {split: Reference(f"moses {split}", moses_smiles(split)) for split in MOSES_FILES}
-    return Against(sets["train"], tuple(shipped(sets[k], f"moses_{k}") for k in ("test", "test_scaffolds")))
+    tests = ("test",) if name == "qm9" else ("test", "test_scaffolds")
+    held_out = tuple(shipped(_split(name, split), f"{name}_{split}") for split in tests)
+    return Against(training_set(name), held_out)
+
+
+def training_set(name: str) -> Reference:
+    """What molecules of models of ``qm9`` or ``moses`` may be known from. Raises as :func:`named`."""
+    return _split(name, "train")
+
+
+def _split(name: str, split: str) -> Reference:
+    smiles = moses_smiles(split) if name == "moses" else _lines(f"qm9_{split}.smi.xz")
+    return Reference(f"{name} {split}", smiles)
 
 
 def moses_smiles(split: str) -> list[str]:

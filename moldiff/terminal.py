@@ -2,11 +2,14 @@
 
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from moldiff.errors import MoldiffError
+
+LINE_SECONDS = 60  # between two lines of progress where there is no bar
 
 
 @contextmanager
@@ -71,12 +74,26 @@ def interruptible() -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def bar(*columns: Any) -> Iterator[Any]:
-    """A rich progress bar, further columns and the time left, on standard error; disabled if that is no terminal."""
+def bar(*columns: Any, lines: bool = True) -> Iterator[Any]:
+    """A rich progress bar, further columns and the time left, on standard error.
+
+    Where that is no terminal, such as the log of a batch job, ``lines`` say the same once in :data:`LINE_SECONDS`.
+    """
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TimeRemainingColumn
+
+    class Shown(Progress):
+        told = time.monotonic()
+
+        def update(self, *of: Any, **what: Any) -> None:
+            super().update(*of, **what)
+            if lines and self.disable and time.monotonic() - self.told >= LINE_SECONDS:
+                self.told = time.monotonic()
+                self.console.print(self)
 
     console = Console(stderr=True)
     every = (BarColumn(), *columns, "left", TimeRemainingColumn())
-    with Progress(*every, console=console, disable=not console.is_terminal) as progress:
+    if not console.is_terminal:
+        every = tuple(column for column in every if not isinstance(column, BarColumn | SpinnerColumn))
+    with Shown(*every, console=console, disable=not console.is_terminal) as progress:
         yield progress

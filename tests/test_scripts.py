@@ -118,10 +118,14 @@ def test_figures_ship_beside_the_weights(monkeypatch, tmp_path, trained):
     sha256 = Model.load(trained).sha256
     told.write_text(json.dumps({"gone": [{"evaluations": 8}], sha256: [{"evaluations": 30, "fcd": 3.0}]}))
     report.write_text(json.dumps({"records": 7, "metrics": {"fcd": {"value": 1.23456}, "other": {"value": 0.0}}}))
+    other, moses = tmp_path / "other.json", tmp_path / "moses.json"
+    other.write_text(json.dumps({"records": 9, "metrics": {"fcd": {"value": 1.0}}}))
+    moses.write_text(json.dumps({"records": 8, "metrics": {"snn": {"value": 0.5}}}))
     monkeypatch.setattr(weights, "FIGURES", told)
     monkeypatch.setattr(weights, "shipped_models", lambda: {"four": trained})
     monkeypatch.setattr(weights, "shipped_helpers", lambda folder: [])
-    run(monkeypatch, "ship_figures.py", trained.stem, f"8={report}")
-    rows = [{"evaluations": 8, "sampled": 7, "fcd": 1.2346}, {"evaluations": 30, "fcd": 3.0}]
+    run(monkeypatch, "ship_figures.py", trained.stem, f"8={report},{other}", f"8={moses},{moses}")
+    row = {"evaluations": 8, "runs": 2, "sampled": 16, "fcd": 1.1173, "snn": 0.5}
+    rows = [row, {"evaluations": 30, "fcd": 3.0}]
     assert json.loads(told.read_text()) == {sha256: rows}
     assert weights.measured(sha256) == rows and weights.measured("gone") == []

@@ -13,7 +13,9 @@ from types import FrameType
 
 import pytest
 from rdkit import Chem
+from rich.progress import SpinnerColumn
 
+from moldiff import terminal
 from moldiff.errors import RequestError
 from moldiff.files import write_atomically
 from moldiff.terminal import Interrupted, interruptible, one_line_errors
@@ -115,3 +117,16 @@ def test_an_error_of_the_system_names_what_was_to_be_written(tmp_path, monkeypat
         write()
     assert capsys.readouterr().err == f"moldiff: {says}: No space left on device; check the path and the free space\n"
     assert not list(tmp_path.iterdir())
+
+
+def test_without_a_terminal_a_line_now_and_then(monkeypatch, capsys):
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0)
+    with terminal.bar(SpinnerColumn(), "{task.fields[kept]}/9 molecules") as shown:
+        task = shown.add_task("", total=9, kept=0)
+        shown.update(task, completed=4, kept=4)
+    assert "4/9 molecules left" in capsys.readouterr().err
+    for quiet in ({"lines": False}, {}):
+        monkeypatch.setattr(terminal, "LINE_SECONDS", 60)
+        with terminal.bar("{task.description}", **quiet) as shown:
+            shown.update(shown.add_task("x", total=9), completed=4)
+        assert capsys.readouterr().err == ""

@@ -45,7 +45,9 @@ def _table(rows: list[dict[str, Any]]) -> str:
         return "none"
     names = dict.fromkeys(name for row in rows for name in row)
     lines = [f"{name:<24}" + "".join(f"{_text(row.get(name, '')):>9}" for row in rows) for name in names]
-    return ("\n" + " " * MARGIN).join(["one run each, all sampled molecules; rules: model card", *lines])
+    return ("\n" + " " * MARGIN).join(
+        ["means of runs, all sampled molecules, evaluations of one try; rules: model card", *lines]
+    )
 
 
 def _text(value: Any) -> str:

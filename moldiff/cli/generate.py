@@ -327,7 +327,7 @@ def _fill(
 
     outcomes = generator.outcomes(request, tally=sink.tally, seen=sink.seen, tick=tick, **how)
     try:
-        with _progress(request.n, sink.tally.kept) as show, closing(outcomes):
+        with _progress(request.n, sink.tally.kept, generator.device) as show, closing(outcomes):
             for outcome in outcomes:
                 work = 0.0
                 check()
@@ -338,11 +338,11 @@ def _fill(
 
 
 @contextmanager
-def _progress(total: int, kept: int) -> Iterator[Any]:
-    """A bar on standard error, with molecules accepted and time left; nothing when that is not a terminal."""
+def _progress(total: int, kept: int, device: str) -> Iterator[Any]:
+    """A bar on standard error, with molecules accepted and time left."""
     from rich.progress import SpinnerColumn, TimeElapsedColumn
 
-    text = f"{{task.fields[kept]}}/{total} molecules"
+    text = f"{{task.fields[kept]}}/{total} molecules on {device}"
     with bar(SpinnerColumn(), text, TimeElapsedColumn()) as shown:
         task = shown.add_task("", total=total, completed=kept, kept=kept)
         yield lambda kept, work: shown.update(task, completed=min(total, kept + work), kept=kept)

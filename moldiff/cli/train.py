@@ -127,7 +127,7 @@ def _outcome(row: dict[str, Any], steps: int) -> str:
 @contextmanager
 def _training_progress(steps: int) -> Iterator[Any]:
     """A bar with losses and speed; plain lines when standard error is not a terminal."""
-    with bar("{task.completed}/{task.total}", "{task.description}") as shown:
+    with bar("{task.completed}/{task.total}", "{task.description}", lines=False) as shown:
         task = shown.add_task("", total=steps)
         seen: dict[str, Any] = {}
 

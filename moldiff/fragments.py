@@ -13,6 +13,7 @@ import torch
 from rdkit import Chem
 
 from moldiff import chem
+from moldiff.alternatives import need_of, remedies
 from moldiff.errors import RequestError
 from moldiff.given_files import frame_of
 from moldiff.known import Known
@@ -308,9 +309,12 @@ def _molecule(mol: Chem.Mol, kept: list[int], data: DataInfo, option: str) -> Mo
             part.RemoveAtom(atom.GetIdx())
         elif name not in vocabulary:
             known = ", ".join(data.vocabulary)
+            if atom.GetFormalCharge() and not any(chem.parse_token(token)[1] for token in data.vocabulary):
+                known += ", none with a formal charge, as nitro groups and N-oxides have"
             remedy = "neutralise it" if _can_be_neutral(atom) and atom.GetSymbol() in vocabulary else "leave it out"
-            text = f"atom {atom.GetIdx() + 1} ({name}), counted from 1: the model knows {known}; {remedy}"
-            raise RequestError(f"{option}: {text}, or take another model")
+            text = f"atom {atom.GetIdx() + 1} ({name}), counted from 1: the model knows {known}"
+            need = need_of([mol.GetAtomWithIdx(k) for k in kept], added=int(option == "--fix"))
+            raise RequestError(f"{option}: {text}{remedies(remedy, **need)}")
     part.CommitBatchEdit()
     for atom in part.GetAtoms():
         atom.SetNoImplicit(True)
@@ -338,7 +342,8 @@ def _plan_analogues(wishes: Wishes, data: DataInfo, sampler: Sampler) -> Plan:
     molecule = _molecule(mol, atoms, data, "--like")
     heavy, (least, most) = mol.GetNumHeavyAtoms(), data.heavy_range
     if not least <= heavy <= most:
-        raise RequestError(f"--like: {heavy} heavy atoms; model {data.name} knows {least} to {most}")
+        text = f"--like: {heavy} heavy atoms; model {data.name} knows {least} to {most}"
+        raise RequestError(f"{text}{remedies(**need_of(mol.GetAtoms()))}")
     match, notes = (), ()
     if wishes.fix is not None:
         match = _match(mol, wishes.fix)

@@ -12,6 +12,7 @@ from rdkit import Chem, RDConfig
 from rdkit.Chem import ChemicalFeatures
 
 from moldiff import chem
+from moldiff.alternatives import remedies
 from moldiff.errors import RequestError
 from moldiff.given_files import frame_of, read_given, read_one
 from moldiff.guidance import Guide
@@ -50,8 +51,8 @@ class Overlay:
         if not fits:
             least, most = data.heavy_range
             raise RequestError(
-                f"{what}, and model {data.name} knows molecules of {least} to {most} heavy atoms; "
-                "take another model, or give --n-atoms"
+                f"{what}, and model {data.name} knows molecules of {least} to {most} heavy atoms"
+                f"{remedies('give --n-atoms', heavy=(size, size))}"
             )
         return min(fits), max(fits)
 

@@ -16,6 +16,7 @@ from rdkit import Chem
 from rdkit.Chem import Mol
 
 from moldiff import chem, force_field, stereo
+from moldiff.alternatives import need_of, remedies
 from moldiff.completion import BATCHES, CONFORMER, MAX_ATTEMPTS, complete, in_windows, name_of
 from moldiff.config import Config
 from moldiff.datasets import records
@@ -203,7 +204,17 @@ def _started(source: records.Record, data: DataInfo) -> Ensemble:
             return Ensemble(source, graph=GivenGraph.read(source, data))
         except Unusable as error:
             detail = error.detail.partition("; see --")[0]  # options of data prepare
-            return Ensemble(source, refused=f"{error.reason}: {detail}")
+            advice = _advice(source) if error.reason in ("element", "size") else ""
+            return Ensemble(source, refused=f"{error.reason}: {detail}{advice}")
+
+
+def _advice(source: records.Record) -> str:
+    """Which shipped model can make the molecule that another cannot, if there is one."""
+    try:
+        mol = read_graph(source, Curation(max_heavy=2**31))
+    except Unusable:  # whatever the model
+        return ""
+    return remedies(**need_of(mol.GetAtoms()))
 
 
 def _advance(generator: Generator, unfinished: list[Ensemble], request: Request, tick: Tick) -> None:

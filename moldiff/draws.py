@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Integer
 
+from moldiff.alternatives import remedies
 from moldiff.chem import mean_valence
 from moldiff.errors import RequestError
 from moldiff.formula import composition_of
@@ -99,7 +100,7 @@ class SizeDraw:
         if self.known is not None and self.known.grows:
             elements = np.array(self.data.element_of)[self.known.molecule.atom[0].numpy()]
             part = np.bincount(elements, minlength=len(self.is_heavy))
-            table, told = self._make_room(table, part, formula)
+            table, told = self._make_room(table, part, heavy, formula)
             if self.data.hydrogens == "explicit":
                 table = table.weighted(self._odds(table, int(part[self.is_heavy].sum())))
         if not len(table):
@@ -122,7 +123,8 @@ class SizeDraw:
         if not len(atoms) or not atoms.min() <= low <= high <= atoms.max():
             least, most = self.data.heavy_range
             raise RequestError(
-                f"{asked}: model {self.data.name} knows molecules of {least} to {most} heavy atoms; stay within"
+                f"{asked}: model {self.data.name} knows molecules of {least} to {most} heavy atoms"
+                f"{remedies('stay within', heavy=(low, high))}"
             )
         possible = (atoms >= low) & (atoms <= high)
         if not possible.any():
@@ -130,7 +132,7 @@ class SizeDraw:
         return table.keep(possible)
 
     def _make_room(
-        self, table: Table, part: Integer[np.ndarray, " elements"], formula: str | None
+        self, table: Table, part: Integer[np.ndarray, " elements"], asked: tuple[int, int] | None, formula: str | None
     ) -> tuple[Table, bool]:
         """The compositions that hold what is known, ``part``, and a heavy atom more; else larger ones, which is told."""
         heavy, atoms = int(part[self.is_heavy].sum()), self._heavy(table)
@@ -138,10 +140,14 @@ class SizeDraw:
             raise RequestError(f"--formula {formula}: no room for the known part and more; take a larger formula")
         larger = (atoms > heavy) & ((table.composition - part)[:, ~self.is_heavy] >= 0).all(1)
         if not larger.any():
-            raise RequestError(
-                f"the known part has {heavy} heavy atoms, and the molecules asked for have at most "
-                f"{atoms.max(initial=0)}: no room for more; allow more with --n-atoms, take a smaller part or another model"
-            )
+            most = self.data.heavy_range[1]
+            if asked is not None and heavy < most:
+                what, advice = f"the molecules asked for have at most {asked[1]}", "; allow more with --n-atoms"
+            else:
+                tokens = [self.data.vocabulary[k] for k in self.known.molecule.atom[0].tolist()]
+                what = f"molecules of model {self.data.name} have at most {most}"
+                advice = remedies("take a smaller part", heavy=(heavy + 1, heavy + 1), tokens=tokens)
+            raise RequestError(f"the known part has {heavy} heavy atoms, and {what}: no room for more{advice}")
         holds = larger & (table.composition >= part).all(1)
         told = bool(holds.any())
         return table.keep(holds if told else larger), told

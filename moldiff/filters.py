@@ -4,6 +4,7 @@ Python's parser reads it; every piece is then checked against the few that are a
 """
 
 import ast
+import difflib
 import operator
 import re
 import warnings
@@ -60,13 +61,17 @@ def read_filter(text: str, names: Mapping[str, str], meanings: Mapping[str, str]
     chains), and, or, not, parentheses, numbers.
 
     Raises:
-        RequestError: anything else, naming the piece; or an unknown name, with all that are known.
+        RequestError: anything else, naming the piece; or an unknown name, with those nearest to it and all that are known.
     """
     try:
         return Filter(text, tuple(_conditions(text, names)))
     except _UnknownName as error:
         known = ", ".join(f"{name} ({meanings[score]})" for name, score in names.items())
-        raise RequestError(f"--filter {_short(text)!r}: there is no score {error}; there are {known}{more}") from error
+        near = difflib.get_close_matches(str(error).lower(), names)
+        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        raise RequestError(
+            f"--filter {_short(text)!r}: {meant}there is no score {error}; there are {known}{more}"
+        ) from error
     except (_Refused, RecursionError) as error:
         reason = "too deeply nested" if isinstance(error, RecursionError) else error
         raise RequestError(f"--filter {_short(text)!r}: {reason}; {_EXAMPLE}") from error

@@ -8,6 +8,7 @@ from jaxtyping import Integer
 from rdkit import Chem
 
 from moldiff import chem
+from moldiff.alternatives import remedies
 from moldiff.errors import RequestError
 from moldiff.model_file import DataInfo
 from moldiff.valences import STRICT_VALENCES
@@ -42,14 +43,15 @@ def _check_closed_shell(text: str, counts: dict[str, int]) -> None:
 def composition_of(text: str, data: DataInfo) -> Integer[np.ndarray, " elements"]:
     """Atoms of each of the model's elements. Raises :class:`RequestError` where it cannot make such a molecule."""
     counts = read_formula(text)
+    heavy = sum(count for symbol, count in counts.items() if symbol != "H")
+    need = {"heavy": (heavy, heavy), "tokens": counts}
     if strange := set(counts) - set(data.elements):
-        known = " ".join(data.elements)
-        raise RequestError(f"--formula {text}: {', '.join(sorted(strange))}, and model {data.name} knows {known}")
+        known = f"{', '.join(sorted(strange))}, and model {data.name} knows {' '.join(data.elements)}"
+        raise RequestError(f"--formula {text}: {known}{remedies(**need)}")
     _check_closed_shell(text, counts)
     composition = np.array([counts.get(symbol, 0) for symbol in data.elements])
-    heavy = sum(count for symbol, count in counts.items() if symbol != "H")
     if problem := data.size_problem(heavy, int(composition[np.array(data.made)].sum())):
-        raise RequestError(f"--formula {text}: {problem}")
+        raise RequestError(f"--formula {text}: {problem}{remedies(**need)}")
     return composition
 
 

@@ -11,7 +11,7 @@ from moldiff import chem
 from moldiff.errors import RequestError
 from moldiff.files import write_atomically
 from moldiff.fragments import Plan, Wishes
-from moldiff.given_files import read_one
+from moldiff.given_files import is_smiles, read_one
 
 SIZE = 600, 450  # of a picture, pixels
 
@@ -22,7 +22,7 @@ def read_wishes(
 ) -> Wishes:  # fmt: skip
     """From options of the command line: files of one molecule each; attachments such as ``3,5`` from 1.
 
-    Several files make one fragment in several parts, its atoms counted on from file to file.
+    Several files make one fragment in several parts, its atoms counted on from file to file; they lie as their coordinates say.
 
     Raises:
         RequestError: a file or a number cannot be read.
@@ -33,6 +33,10 @@ def read_wishes(
         if not all(part.isascii() and part.isdigit() for part in texts):
             raise RequestError(f"--attach {','.join(texts)}: expected numbers of atoms counted from 1, such as 3,5")
         numbers = tuple(int(part) - 1 for part in texts)
+    if like is None and len(fix or ()) > 1 and (flat := [path for path in fix if is_smiles(path)]):
+        raise RequestError(
+            f"--fix {flat[0]}: a SMILES does not tell how the parts lie to each other; give SDFs to link"
+        )
     parts = [read_one("--fix", path) for path in fix or ()]
     whole = reduce(Chem.CombineMols, parts) if parts else None
     return Wishes(whole, numbers, replace, like and read_one("--like", like), strength)

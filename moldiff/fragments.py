@@ -13,7 +13,9 @@ import torch
 from rdkit import Chem
 
 from moldiff import chem
+from moldiff.alternatives import need_of, remedies
 from moldiff.errors import RequestError
+from moldiff.given_files import frame_of
 from moldiff.known import Known
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
@@ -102,7 +104,9 @@ def plan(wishes: Wishes, data: DataInfo, sampler: Sampler, heavy_atoms: tuple[in
     atoms = sorted(cut.open)
     labels = ", ".join(_label(mol, k) for k in atoms)
     notes.append(f"attachment: atom {labels}; counted from 1")
-    return Plan(_known(cut, data, parent), heavy_atoms, sampler, tuple(notes), (wishes.fix, tuple(atoms)))
+    return Plan(
+        _known(cut, data, parent, frame_of(wishes.fix)), heavy_atoms, sampler, tuple(notes), (wishes.fix, tuple(atoms))
+    )
 
 
 def _complete(mol: Chem.Mol, option: str) -> Chem.Mol:
@@ -215,7 +219,7 @@ def _replaced_size(cut: Cut, data: DataInfo) -> tuple[int, int] | None:
     return (min(kept + max(1, gone - 1), high), high) if high > kept else None
 
 
-def _known(cut: Cut, data: DataInfo, parent: str) -> Known:
+def _known(cut: Cut, data: DataInfo, parent: str, frame: str) -> Known:
     """The atoms that stay, as the model has them: without hydrogens for a model without them, which keeps their numbers then."""
     implicit = data.hydrogens == "implicit"
     kept = [
@@ -240,6 +244,7 @@ def _known(cut: Cut, data: DataInfo, parent: str) -> Known:
         parent=parent,
         marks=torch.tensor(marks) if implicit and max(marks) > (-1, -1) else None,
         sides=torch.from_numpy(sides) if implicit and sides.any() else None,
+        frame=frame,
     )
 
 
@@ -304,9 +309,12 @@ def _molecule(mol: Chem.Mol, kept: list[int], data: DataInfo, option: str) -> Mo
             part.RemoveAtom(atom.GetIdx())
         elif name not in vocabulary:
             known = ", ".join(data.vocabulary)
+            if atom.GetFormalCharge() and not any(chem.parse_token(token)[1] for token in data.vocabulary):
+                known += ", none with a formal charge, as nitro groups and N-oxides have"
             remedy = "neutralise it" if _can_be_neutral(atom) and atom.GetSymbol() in vocabulary else "leave it out"
-            text = f"atom {atom.GetIdx() + 1} ({name}), counted from 1: the model knows {known}; {remedy}"
-            raise RequestError(f"{option}: {text}, or take another model")
+            text = f"atom {atom.GetIdx() + 1} ({name}), counted from 1: the model knows {known}"
+            need = need_of([mol.GetAtomWithIdx(k) for k in kept], added=int(option == "--fix"))
+            raise RequestError(f"{option}: {text}{remedies(remedy, **need)}")
     part.CommitBatchEdit()
     for atom in part.GetAtoms():
         atom.SetNoImplicit(True)
@@ -334,14 +342,18 @@ def _plan_analogues(wishes: Wishes, data: DataInfo, sampler: Sampler) -> Plan:
     molecule = _molecule(mol, atoms, data, "--like")
     heavy, (least, most) = mol.GetNumHeavyAtoms(), data.heavy_range
     if not least <= heavy <= most:
-        raise RequestError(f"--like: {heavy} heavy atoms; model {data.name} knows {least} to {most}")
+        text = f"--like: {heavy} heavy atoms; model {data.name} knows {least} to {most}"
+        raise RequestError(f"{text}{remedies(**need_of(mol.GetAtoms()))}")
     match, notes = (), ()
     if wishes.fix is not None:
         match = _match(mol, wishes.fix)
         notes = (f"fixed: atom {', '.join(_label(mol, k) for k in match)} of the seed; counted from 1",)
     fixed = torch.tensor([k in match for k in atoms])
     none = torch.zeros_like(fixed)
-    known = Known(molecule, fixed, fixed, fixed[:, None] & fixed[None], none, grows=False, parent=_smiles(wishes.like))
+    known = Known(
+        molecule, fixed, fixed, fixed[:, None] & fixed[None], none, grows=False, parent=_smiles(wishes.like),
+        frame=frame_of(wishes.like),
+    )  # fmt: skip
     started = start_near(sampler, STRENGTH if wishes.strength is None else wishes.strength, data.hydrogens)
     return Plan(known, None, started, notes, (wishes.like, match))
 

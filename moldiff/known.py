@@ -30,6 +30,7 @@ class Known:
     parent: str = ""  # SMILES of the molecule that others are derived from; equal ones are none
     marks: Integer[Tensor, "n 2"] | None = None  # of bonds to added atoms the orders together, and the number; -1: any
     sides: Float[Tensor, "n 3"] | None = None  # where added atoms lie, and the hydrogen does not; 0: anywhere
+    frame: str = ""  # of its coordinates, where they were made: the SMILES that they are of
 
     @property
     def is_part(self) -> bool:

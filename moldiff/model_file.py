@@ -196,8 +196,8 @@ def tensor_hash(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a file written by :meth:`TrainedNetwork.save`. Raises :class:`ModelFileError`."""
+def read_file(path: Path, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors, or none, and header of a file written by :meth:`TrainedNetwork.save`. Raises :class:`ModelFileError`."""
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file")
     with open(path, "rb") as file:
@@ -210,7 +210,7 @@ def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
+            tensors = {} if header_only else {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path}: not a complete safetensors file ({error}); get it again") from error
     if "moldiff" not in metadata:

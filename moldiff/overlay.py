@@ -12,8 +12,9 @@ from rdkit import Chem, RDConfig
 from rdkit.Chem import ChemicalFeatures
 
 from moldiff import chem
+from moldiff.alternatives import remedies
 from moldiff.errors import RequestError
-from moldiff.given_files import read_given, read_one
+from moldiff.given_files import frame_of, read_given, read_one
 from moldiff.guidance import Guide
 from moldiff.known import Known
 from moldiff.model_file import DataInfo
@@ -50,8 +51,8 @@ class Overlay:
         if not fits:
             least, most = data.heavy_range
             raise RequestError(
-                f"{what}, and model {data.name} knows molecules of {least} to {most} heavy atoms; "
-                "take another model, or give --n-atoms"
+                f"{what}, and model {data.name} knows molecules of {least} to {most} heavy atoms"
+                f"{remedies('give --n-atoms', heavy=(size, size))}"
             )
         return min(fits), max(fits)
 
@@ -67,8 +68,15 @@ class Overlay:
         """The guides for a model of this data. With a part whose place is known, the file's coordinates are its own.
 
         Raises:
-            RequestError: there are no coordinates, or no features.
+            RequestError: there are no coordinates, in one frame, or no features.
         """
+        mols = (self.shape, *self.pharmacophore) if self.shape is not None else self.pharmacophore
+        frames = {frame_of(mol) for mol in mols} | ({known.frame} if mols and known is not None else set())
+        if len(frames) > 1:
+            raise RequestError(
+                "--shape, --pharmacophore: coordinates made from a SMILES lie in a frame of their own; give SDFs laid over "
+                "each other, or the same SMILES for all"
+            )
         fixed = known is not None and bool(known.pos.any())
         centre = known.molecule.pos[0][known.pos].mean(0).numpy() if fixed else self.centre
         found: list[Guide] = []
@@ -154,7 +162,7 @@ def features(mol: Chem.Mol) -> list[tuple[str, np.ndarray]]:
 
 
 def read_overlay(shape: Path | None, pharmacophore: Path | None) -> Overlay:
-    """From SDF files: the molecule of ``shape``, all of ``pharmacophore``.
+    """From files: the molecule of ``shape``, all of ``pharmacophore``.
 
     Raises:
         RequestError: a file is missing or cannot be read.

@@ -5,7 +5,8 @@ import math
 from dataclasses import dataclass, field, replace
 from numbers import Integral
 
-from moldiff.conditions import Target, check_targets, find_property
+from moldiff.alternatives import property_of
+from moldiff.conditions import Target, check_targets
 from moldiff.config import GUIDANCE, QUALITIES, Config
 from moldiff.draws import SizeDraw
 from moldiff.errors import RequestError
@@ -165,5 +166,5 @@ def with_molecules(draft: Request, data: DataInfo, wishes: Wishes, overlay: Over
     if draft.formula is not None:  # it gives the size
         planned = planned._replace(heavy_atoms=sizes)
     guides = (*draft.guides, *overlay.guides(data, planned.known))
-    targets = tuple(replace(t, name=find_property(t.name, data.properties).name) for t in draft.targets)
+    targets = tuple(replace(t, name=property_of(t.name, data).name) for t in draft.targets)
     return replace(draft, guides=guides, overlay=overlay, targets=targets, **planned.fields), planned

@@ -30,7 +30,7 @@ ORDER = [
         "diversity",
     },
     {"references", "report", "exclusion"},
-    {"model_file"},
+    {"model_file", "alternatives"},
     {"model", "predictor", "hydrogens"},
     {"relay"},
     {

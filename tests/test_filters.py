@@ -1,5 +1,6 @@
 """The grammar of filters: what is true of which values, and that nothing but comparisons gets through."""
 
+import re
 from contextlib import suppress
 
 import pandas as pd
@@ -109,6 +110,15 @@ def test_an_unknown_name_lists_the_known(text):
     with pytest.raises(RequestError) as error:
         read_filter(text, NAMES, MEANINGS)
     assert f"{expected}strain (kcal/mol), mw (g/mol)" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("wieght", "did you mean weight? "), ("QEDs", "did you mean qed? "), ("similarity", "")],
+)
+def test_the_nearest_names_come_first(name, meant):
+    with pytest.raises(RequestError, match=re.escape(f"--filter '{name}>1': {meant}there is no score {name}; there")):
+        read_filter(f"{name}>1", NAMES, MEANINGS)
 
 
 @given(st.text(alphabet="QEDSAMWand ornt<>=!()0.9-+*'\"#;:[]{},@\\\n\t", max_size=40))

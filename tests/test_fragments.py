@@ -494,12 +494,20 @@ class TestCommandLine:
         assert moved.Is3D() and wishes.fix.GetAtomWithIdx(8).GetSymbol() == "O"
         assert open_atoms(fragments.plan(wishes, data, Sampler())) == [0, 5]
 
+    def test_a_smiles_is_laid_out_and_told(self, trained, folder):
+        Path("part.smi").write_text("C\n")
+        code, errors = self.run("--model", trained, "--fix", "part.smi", "--attach", "1", "-n", 1, "--steps", 8,
+                                "--max-attempts", 60)  # fmt: skip
+        assert code == 0 and "--fix part.smi: coordinates made from the SMILES by ETKDGv3 and MMFF94s" in errors
+        assert [chem.smiles(mol) for mol in chem.read_sdf(Path("molecules.sdf"))] == ["C=O"]
+
     @pytest.mark.parametrize(
         ("options", "message"),
         [
             ({"fix": [Path("none.sdf")]}, "--fix none.sdf: no such file"),
-            ({"like": Path("a.smi")}, "--like a.smi: give an SDF, with 3D coordinates"),
+            ({"like": Path("a.xyz")}, "--like a.xyz: give an SDF, with 3D coordinates, or a .smi file of one molecule"),
             ({"fix": [Path("bad.sdf")]}, "--fix bad.sdf: RDKit cannot read molecule 1"),
+            ({"fix": [Path("a.sdf"), Path("b.smi")]}, "--fix b.smi: a SMILES does not tell how the parts lie to each"),
             ({"attach": ["1,x"]}, "--attach 1,x: expected numbers of atoms counted from 1, such as 3,5"),
         ],
         ids=lambda x: str(x)[:40],

@@ -1,5 +1,7 @@
 """Reference molecules → guides: what counts, in which frame, how large, and what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -130,6 +132,23 @@ def test_files_are_read(tmp_path, methoxyethane):
     assert read_overlay(None, None) == Overlay()
     with pytest.raises(RequestError, match=r"--shape .*two\.sdf: holds several molecules"):
         read_overlay(path, None)
+
+
+def test_coordinates_that_were_made_lie_in_a_frame_of_their_own(tmp_path, methoxyethane, info, part):
+    (tmp_path / "one.sdf").write_text(chem.sdf_record(methoxyethane, "", {}))
+    (tmp_path / "one.smi").write_text("CCOC ether\n")
+    (tmp_path / "other.smi").write_text("CCCO\n")
+    given, made, other = (tmp_path / name for name in ("one.sdf", "one.smi", "other.smi"))
+    shape, feature = read_overlay(made, made).guides(info)
+    assert feature.features[0].point == shape.points[2]
+    for pair in ((given, made), (made, other)):
+        with pytest.raises(RequestError, match="coordinates made from a SMILES lie in a frame of their own"):
+            read_overlay(*pair).guides(info)
+    known = replace(part(1), frame="CCOC")
+    assert read_overlay(made, None).guides(info, known) and Overlay().guides(info, known) == ()
+    for path in (given, other):
+        with pytest.raises(RequestError, match="in a frame of their own"):
+            read_overlay(path, None).guides(info, known)
 
 
 def test_what_cannot_be_used_is_refused_with_the_reason(tmp_path, info):

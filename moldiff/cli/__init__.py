@@ -15,7 +15,7 @@ from moldiff.cli.options import EXIT_CODES
 from moldiff.cli.train import train
 
 app = typer.Typer(
-    help="Generate real, drug-like molecules in 3D with an E(3)-equivariant diffusion model.", epilog=EXIT_CODES,
+    help="Generate small or lead-like molecules in 3D with an E(3)-equivariant diffusion model.", epilog=EXIT_CODES,
     no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
 )  # fmt: skip
 

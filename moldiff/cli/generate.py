@@ -79,13 +79,14 @@ def generate(
     fix: Annotated[
         list[Path] | None,
         typer.Option(
-            help="SDF with 3D coordinates of a part that stays; repeat it to link parts.", rich_help_panel=KEEP
+            help="SDF with 3D coordinates, or .smi, of a part that stays; repeat it, with SDFs, to link parts.",
+            rich_help_panel=KEEP,
         ),
     ] = None,
     attach: Annotated[
         list[str] | None,
         typer.Option(
-            help="Atoms of it to build on, such as 3,5, counted from 1 as in the SDF, and on through all --fix files.",
+            help="Atoms of it to build on, such as 3,5, counted from 1 as in the file, and on through all --fix files.",
             show_default="dummy atoms *, else all with hydrogens",
             rich_help_panel=KEEP,
         ),
@@ -95,19 +96,21 @@ def generate(
         typer.Option(help="Instead of --attach: SMARTS of the part of it to make anew.", rich_help_panel=KEEP),
     ] = None,
     like: Annotated[
-        Path | None, typer.Option(help="SDF of a molecule to make analogues of.", rich_help_panel=KEEP)
+        Path | None, typer.Option(help="SDF or .smi of a molecule to make analogues of.", rich_help_panel=KEEP)
     ] = None,
     strength: Annotated[
         float | None,
         typer.Option(help="How far from it, between 0 and 1.", show_default="0.5", rich_help_panel=KEEP),
     ] = None,
     shape: Annotated[
-        Path | None, typer.Option(help="SDF of a molecule whose volume to fill, in its place.", rich_help_panel=AIM)
+        Path | None,
+        typer.Option(help="SDF or .smi of a molecule whose volume to fill, in its place.", rich_help_panel=AIM),
     ] = None,
     pharmacophore: Annotated[
         Path | None,
         typer.Option(
-            help="SDF whose donors, acceptors and aromatic rings to match, in their places.", rich_help_panel=AIM
+            help="SDF or .smi whose donors, acceptors and aromatic rings to match, in their places.",
+            rich_help_panel=AIM,
         ),
     ] = None,
     picture: Annotated[

@@ -219,7 +219,7 @@ SMALL = {
 
 # What the shipped ones give is in the model cards (moldiff/weights/README.md).
 PRESETS: dict[str, dict[str, Any]] = {
-    # 1.2 M parameters; the default of `moldiff train`, two CPU cores for under two hours
+    # 1.25 M parameters; the default of `moldiff train`, two CPU cores for under two hours
     "qm9-tiny": {
         "network": TINY,
         "train": dict(steps=20_000, batch=128, lr=2e-3),
@@ -270,7 +270,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "network": {"kind": "egnn", "options": dict(width=256, layers=9)},
         "train": dict(steps=60_000, batch=64, lr=5e-4),
     },
-    # 1.2 M parameters, the layers of qm9-tiny: properties from elements and coordinates
+    # 1.3 M parameters, the layers of qm9-tiny: properties from elements and coordinates
     "qm9-properties": {
         "task": "predict",
         "network": TINY,

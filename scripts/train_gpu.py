@@ -5,11 +5,10 @@
     python scripts/train_gpu.py piece DATA RUN --preset qm9-deep --init-from qm9 --minutes 9 --finish
 
 ``probe`` measures molecules per second for batch sizes with and without compilation, and which share that is of what the
-device does in products of large matrices of the same precision. ``piece`` starts
-or continues RUN and stops in time, leaving the averaged weights and a checkpoint in files under 16 MiB each: carry RUN out,
-and in again for the next piece. With ``--finish`` it is the last: the learning rate has fallen to zero when the time is
-over, however many steps that are. Needs torch, numpy, safetensors and jaxtyping beside this package; RDKit is not
-used.
+device does in products of large matrices of the same precision. ``piece`` starts or continues
+RUN and stops in time, leaving the averaged weights in one file, and a checkpoint in files under 16 MiB each: carry RUN out, and
+in again for the next piece. With ``--finish`` it is the last: the learning rate has fallen to zero when the time is over,
+however many steps that are. Needs torch, numpy, safetensors and jaxtyping beside this package; RDKit is not used.
 """
 
 import argparse
@@ -117,7 +116,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement of the probe")
     parser.add_argument("--batches", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument(
-        "--set", dest="settings", nargs="*", default=[], help="e.g. train.steps=60000 train.compile=true"
+        "--set",
+        dest="settings",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="e.g. train.steps=60000 train.compile=true",
     )
     arguments = parser.parse_args()
     torch.set_float32_matmul_precision("high")

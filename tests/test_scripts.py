@@ -13,6 +13,7 @@ from rdkit import Chem
 from test_readme import DOCUMENTS, ROOT
 
 from moldiff import relay, weights
+from moldiff.checkpoints import latest_checkpoint
 from moldiff.generation import load
 from moldiff.model import Model
 
@@ -110,6 +111,22 @@ def test_a_pupil_is_distilled_and_makes_molecules(monkeypatch, tmp_path, trained
     assert pupil.model.sha256 != teacher.sha256 and pupil.model.teacher.sha256 == teacher.sha256
     (record,) = pupil.generate(1)
     assert pupil.facts()["evaluations"] == {"fast": 6, "balanced": 6, "best": 6} and record.mol.GetNumAtoms() > 2
+
+
+def test_a_training_in_pieces_goes_on_and_ends(monkeypatch, tmp_path):
+    """The first piece stops in time; the second goes on from its checkpoint, with the rate falling to zero."""
+    folder = tmp_path / "run"
+    piece = ("piece", str(ROOT / "data" / "qm9_sample"), str(folder), "--preset", "qm9-tiny", "--device", "cpu")
+    small = ("--set", "train.batch=4", "train.warmup=2", "--set", "network.options.layers=1", "train.precision=float32")
+    run(monkeypatch, "train_gpu.py", *piece, "--minutes", "0.15", *small)
+    stopped = int(latest_checkpoint(folder).name.rpartition("-")[2])
+    assert stopped > 0
+    run(monkeypatch, "train_gpu.py", *piece, "--minutes", "0.15", "--finish", *small)
+    assert int(latest_checkpoint(folder).name.rpartition("-")[2]) > stopped
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows}) and rows[-1]["step"] > stopped
+    assert next(load(folder / "weights.safetensors").generate(1, steps=12, rejects=True)).mol.GetNumAtoms()
+    assert max(file.stat().st_size for file in folder.rglob("*.safetensors")) < 16 * 2**20
 
 
 def test_figures_ship_beside_the_weights(monkeypatch, tmp_path, trained):

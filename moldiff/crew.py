@@ -27,7 +27,7 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 class CrewError(MoldiffError):
-    """The processes that judge molecules do not start, or lack a library."""
+    """The processes that look at molecules do not start, or lack a library."""
 
 
 class Answer(NamedTuple):
@@ -41,12 +41,12 @@ class Answer(NamedTuple):
 class Crew:
     """Up to ``count`` processes; no record takes more than ``limit`` seconds. None starts before there is work."""
 
-    def __init__(self, count: int, limit: float, program: str = "moldiff.judging"):
+    def __init__(self, count: int, limit: float, program: str = "moldiff.record_work"):
         self.count = count
-        self.judges = [Judge(limit, program) for _ in range(count)]
-        self.idle: queue.LifoQueue[Judge] = queue.LifoQueue()  # who has started already comes first
-        for judge in self.judges:
-            self.idle.put(judge)
+        self.members = [Member(limit, program) for _ in range(count)]
+        self.idle: queue.LifoQueue[Member] = queue.LifoQueue()  # who has started already comes first
+        for member in self.members:
+            self.idle.put(member)
 
     def map(self, task: str, records: Iterable[Record], size: int, **options: Any) -> Iterator[Answer]:
         """The answers to ``task``, in the order of the records, of which no more are in memory than in work.
@@ -58,7 +58,7 @@ class Crew:
         with ThreadPoolExecutor(self.count) as threads:
             try:
                 while chunk := list(islice(records, size)):
-                    pending.append(threads.submit(self._judge, task, options, chunk))
+                    pending.append(threads.submit(self._answered, task, options, chunk))
                     if len(pending) > 2 * self.count:
                         yield from pending.popleft().result()
                 while pending:
@@ -68,21 +68,21 @@ class Crew:
                 self.close()
                 raise
 
-    def _judge(self, task: str, options: dict[str, Any], records: list[Record]) -> list[Answer]:
-        judge = self.idle.get()
+    def _answered(self, task: str, options: dict[str, Any], records: list[Record]) -> list[Answer]:
+        member = self.idle.get()
         try:
-            values, reason = judge.ask([task, options, records])
+            values, reason = member.ask([task, options, records])
         finally:
-            self.idle.put(judge)
+            self.idle.put(member)
         if not reason:
             return [Answer(record, value) for record, value in zip(records, values, strict=True)]
         if len(records) == 1:
             return [Answer(records[0], None, reason)]
-        return list(chain.from_iterable(self._judge(task, options, [record]) for record in records))
+        return list(chain.from_iterable(self._answered(task, options, [record]) for record in records))
 
     def close(self) -> None:
-        for judge in self.judges:
-            judge.close()
+        for member in self.members:
+            member.close()
 
     def __enter__(self) -> "Crew":
         return self
@@ -91,7 +91,7 @@ class Crew:
         self.close()
 
 
-class Judge:
+class Member:
     """One process, started at the first question and again after each that it did not survive."""
 
     def __init__(self, limit: float, program: str):
@@ -123,7 +123,7 @@ class Judge:
         environment = {**os.environ, **dict.fromkeys(_THREADS, "1"), **paths}
         with self.lock:
             if self.closed:
-                raise CrewError("the processes that judge molecules were stopped")
+                raise CrewError("the processes that look at molecules were stopped")
             # a session of its own: Ctrl-C, which a terminal sends to all, does not reach it; it ends with its input
             process = self.process = subprocess.Popen(
                 self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True, encoding="utf-8",

@@ -9,7 +9,7 @@ from moldiff.crew import CRASH, TIMEOUT, Crew, CrewError
 from moldiff.datasets.records import Record
 
 PROGRAM = '''
-"""Speaks as moldiff.judging does, and imports nothing that takes time; a record says what is to happen to it."""
+"""Speaks as moldiff.record_work does, and imports nothing that takes time; a record says what is to happen to it."""
 import json, os, signal, sys
 print("ready", flush=True)
 for line in sys.stdin:
@@ -92,7 +92,7 @@ def test_a_caller_who_stops_listening_leaves_no_process_behind(crew):
     answers = made.map("ask", records(*map(str, range(50))), 1)
     next(answers)
     answers.close()
-    assert [judge.process for judge in made.judges] == [None, None]
+    assert [judge.process for judge in made.members] == [None, None]
 
 
 def test_a_program_that_does_not_start_is_an_error(tmp_path):
@@ -103,8 +103,8 @@ def test_a_program_that_does_not_start_is_an_error(tmp_path):
 def test_nothing_is_started_before_there_is_work(crew):
     made = crew(2)
     assert list(made.map("ask", [], 5)) == []
-    assert [judge.process for judge in made.judges] == [None, None]
-    assert sys.executable in made.judges[0].command
+    assert [judge.process for judge in made.members] == [None, None]
+    assert sys.executable in made.members[0].command
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signals")

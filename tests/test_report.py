@@ -18,7 +18,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import moldiff
-from moldiff import chem, judging, references, report
+from moldiff import chem, record_work, references, report
 from moldiff.cli import app
 from moldiff.crew import Answer, Crew
 from moldiff.errors import MoldiffError
@@ -40,7 +40,7 @@ class Here(Crew):
                 yield Answer(record, None, "timeout")
                 continue
             with chem.quiet():
-                answer = json.dumps(judging.TASKS[task]([record], **options), default=judging._plain)
+                answer = json.dumps(record_work.TASKS[task]([record], **options), default=record_work._plain)
             yield Answer(record, json.loads(answer)[0])
 
 
@@ -343,7 +343,7 @@ def test_each_number_tells_what_of_a_large_reference_it_is_of(sdf, tmp_path, mon
 
 
 def test_the_nearest_reference_molecule_stands_beside_each(sdf, smi, monkeypatch):
-    monkeypatch.delitem(judging.TASKS, "fingerprints")  # a file's are known by then
+    monkeypatch.delitem(record_work.TASKS, "fingerprints")  # a file's are known by then
     table = evaluate_file(sdf, smi, fcd=False, **CHEAP).table
     assert table["nearest"].tolist()[:2] == ["CCO", "c1ccccc1"]
     assert table["nearest_similarity"].tolist()[:2] == pytest.approx([1, 1])

@@ -17,7 +17,7 @@ from rdkit.Chem import Mol, rdDetermineBonds, rdDistGeom
 from rdkit.Chem.MolStandardize import rdMolStandardize
 from rdkit.Chem.Scaffolds import MurckoScaffold
 
-from moldiff import force_field, judging
+from moldiff import force_field, record_work
 from moldiff.chem import ConversionError, assign_stereo, check, kekule_bonds, smiles, token_name
 from moldiff.datasets.computed import compute
 from moldiff.datasets.prepared import Structure
@@ -287,8 +287,8 @@ def _answer(record: Record, options: Curation, fields: Sequence[str], computed: 
 
 
 def main() -> None:
-    judging.TASKS["curations"] = curations
-    judging.main()
+    record_work.TASKS["curations"] = curations
+    record_work.main()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from rdkit.Chem import Mol
 
 from moldiff.crew import Answer, Crew
 from moldiff.datasets.records import Record
-from moldiff.judging import row
 from moldiff.metrics.core import Metric, Reference
 from moldiff.metrics.distributions import Counts, add_counts
 from moldiff.metrics.druglike import DRUGLIKE_COLUMNS
@@ -23,6 +22,7 @@ from moldiff.metrics.profiles import Profile, collect
 from moldiff.metrics.rules import rule_metrics
 from moldiff.metrics.valence import valence_metrics
 from moldiff.metrics.validity import novelty_metrics, uniqueness_metrics, validity_metrics
+from moldiff.record_work import row
 
 PROTOCOLS = ("model-bonds", "edm-table", "moses")
 SUPPORTED = {"sdf": ("model-bonds", "edm-table"), "xyz": ("edm-table",), "smiles": ("model-bonds", "moses")}
@@ -96,7 +96,7 @@ def survey(records: Iterable[Record], protocols: Sequence[str], compared: bool, 
             profiles.append(collect(likenesses))
             rows, likenesses = [], []
         if done % SIZE == 0:
-            report("judging", done, None)
+            report("record_work", done, None)
     pieces += [_frame(rows, parts)] if rows or not pieces else []
     table = pd.concat(pieces, ignore_index=True)
     profile = sum(profiles, start=collect([])) + collect(likenesses) if "likeness" in parts else None

@@ -1,6 +1,6 @@
 """What is found out about single records, in a process of its own; see :mod:`moldiff.crew`.
 
-``python -m moldiff.judging SECONDS`` reads ``[task, options, records]`` from standard input, one line each, and answers
+``python -m moldiff.record_work SECONDS`` reads ``[task, options, records]`` from standard input, one line each, and answers
 ``[a value for each record]`` or ``{"error": text}``. A question that takes longer ends the process.
 """
 

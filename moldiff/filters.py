@@ -61,14 +61,17 @@ def read_filter(text: str, names: Mapping[str, str], meanings: Mapping[str, str]
     chains), and, or, not, parentheses, numbers.
 
     Raises:
-        RequestError: anything else, naming the piece; or an unknown name, with those nearest to it and all that are known.
+        RequestError: anything else, naming the piece; or an unknown name, with those nearest to it and all that are known,
+            explained where none is near.
     """
     try:
         return Filter(text, tuple(_conditions(text, names)))
     except _UnknownName as error:
-        known = ", ".join(f"{name} ({meanings[score]})" for name, score in names.items())
+        shown = {name: score if score.lower() == name else name for name, score in names.items()}
+        explained = {name: f"{shown[name]} ({meanings[score]})" for name, score in names.items()}
         near = difflib.get_close_matches(str(error).lower(), names)
-        meant = f"did you mean {' or '.join(near)}? " if near else ""
+        meant = f"did you mean {' or '.join(map(explained.get, near))}? " if near else ""
+        known = ", ".join((shown if near else explained).values())
         raise RequestError(
             f"--filter {_short(text)!r}: {meant}there is no score {error}; there are {known}{more}"
         ) from error

@@ -114,7 +114,7 @@ def test_an_unknown_name_lists_the_known(text):
 
 @pytest.mark.parametrize(
     ("name", "meant"),
-    [("wieght", "did you mean weight? "), ("QEDs", "did you mean qed? "), ("similarity", "")],
+    [("wieght", "did you mean weight (g/mol)? "), ("QEDs", "did you mean qed (drug-likeness)? "), ("similarity", "")],
 )
 def test_the_nearest_names_come_first(name, meant):
     with pytest.raises(RequestError, match=re.escape(f"--filter '{name}>1': {meant}there is no score {name}; there")):

@@ -80,7 +80,7 @@ class TestScores:
         with pytest.raises(RequestError, match=r"no score similarity;.*; similarity comes with --like"):
             choose_screen(filter="similarity>0.5")
         with pytest.raises(
-            RequestError, match=r"no score x; there are similarity \(Tanimoto.*, predicted_gap \(by a network\)"
+            RequestError, match=r"no score x; there are similarity \(Tanimoto.*, predicted_Gap \(by a network\)"
         ):
             choose_screen(filter="x>0.5", own=names)
 
@@ -117,7 +117,7 @@ class TestScores:
             ({"relax": "uff"}, "--relax uff: there is only mmff"),
             (
                 {"filter": "logD>3"},
-                r"no score logD; there are qed \(quantitative.*, alerts \(number of PAINS, Brenk and NIH",
+                r"did you mean logp \(octanol.*\)\? there is no score logD; there are qed, sa, .*, Cl, .*, alerts; sim",
             ),
         ],
     )

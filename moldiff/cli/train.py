@@ -93,8 +93,11 @@ def train(
             fail(text, code=128 + last.get("signal", signal.SIGINT) if in_time else 0)
         if "best_step" in last:
             typer.echo(_outcome(last, steps), err=True)
-    hint = f"; try them: moldiff generate --model {weights}" if settings.task == "generate" else ""
-    typer.echo(f"averaged weights → {weights}{hint}")
+    typer.echo(f"averaged weights → {weights}")
+    if settings.task == "generate":
+        reference = data / "train.smi"  # whose novelty tells whether the set is only repeated
+        evaluate = f"moldiff evaluate molecules.sdf --reference {reference}" if reference.is_file() else ""
+        typer.echo(" && ".join(filter(None, [f"try them: moldiff generate --model {weights} -n 100", evaluate])))
 
 
 def _settings(named: str | None, file: Path | None, run: Path | None, weights: Path | None) -> "Config":

@@ -22,27 +22,29 @@ def _shipped() -> dict[str, DataInfo]:
     return {name: DataInfo.from_dict({**header, "examples": ()}) for name, header in headers.items()}
 
 
-def fitting_model(heavy: tuple[int, int] | None = None, tokens: Collection[str] = (), property: str = "") -> str | None:
+def fitting_model(
+    heavy: tuple[int, int] | None = None, tokens: Collection[str] = (), property: str = "", grows: bool = False
+) -> str | None:
     """The first shipped model that knows molecules of this range of heavy atoms, all of these tokens, and this property.
 
-    Hydrogens need no token: where a model makes none they are left to valence.
+    ``grows``: or of more heavy atoms than these. Hydrogens need no token: where a model makes none they are left to valence.
     """
     for name in ALIASES:
         data = _shipped().get(name)
         if data is None or not set(tokens) - {"H"} <= set(data.vocabulary):
             continue
         least, most = data.heavy_range
-        sized = heavy is None or least <= heavy[0] <= heavy[1] <= most
+        sized = heavy is None or (heavy[1] < most if grows else least <= heavy[0] <= heavy[1] <= most)
         if sized and (not property or property.lower() in {p.name.lower() for p in data.properties}):
             return name
     return None
 
 
-def need_of(atoms: "Iterable[Atom]", added: int = 0) -> dict[str, Any]:
-    """What a model must know to make these atoms, and so many heavy ones more."""
+def need_of(atoms: "Iterable[Atom]", grows: bool = False) -> dict[str, Any]:
+    """What a model must know to make these atoms, and more if it ``grows``."""
     names = [chem.token_name(atom.GetSymbol(), atom.GetFormalCharge()) for atom in atoms]
-    heavy = sum(name != "H" for name in names) + added
-    return {"heavy": (heavy, heavy), "tokens": names}
+    heavy = sum(name != "H" for name in names)
+    return {"heavy": (heavy, heavy), "tokens": names, "grows": grows}
 
 
 def remedies(*others: str, **need: Any) -> str:

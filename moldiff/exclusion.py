@@ -1,6 +1,7 @@
 """Molecules that are not wanted again: those of a published training set, or of files of one's own."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -10,16 +11,22 @@ from moldiff.datasets.readers import ReadError, kind_of, read_records
 from moldiff.datasets.records import Record
 from moldiff.errors import RequestError
 from moldiff.metrics.validity import without_stereo
-from moldiff.references import NAMES, training_set
+from moldiff.references import NAMES, ReferenceSetError, training_set
 
 LISTED = 5  # records that are named
 
 
 class Excluded(NamedTuple):
-    """Canonical SMILES without stereo, so that all stereoisomers of a molecule are left out with it."""
+    """Canonical SMILES without stereo and isotopes, so that all stereoisomers of a molecule are left out with it; of a salt
+    its parts."""
 
     smiles: frozenset[str]
     notes: tuple[str, ...]  # of records that could not be read
+
+    @property
+    def sha256(self) -> str:
+        """By which runs with other files are told apart."""
+        return hashlib.sha256("\n".join(sorted(self.smiles)).encode()).hexdigest()
 
 
 def read_excluded(sources: Iterable[str]) -> Excluded:
@@ -32,7 +39,7 @@ def read_excluded(sources: Iterable[str]) -> Excluded:
     notes = []
     for source in sources:
         if source in NAMES and not Path(source).is_file():
-            found.update(map(without_stereo, training_set(source).smiles))
+            found.update(map(without_stereo, _training_set(source)))
             continue
         smiles, bad = _of_file(source)
         found |= smiles
@@ -51,8 +58,10 @@ def _of_file(source: str) -> tuple[set[str], list[str]]:
         if kind_of(path) == "xyz":
             raise RequestError(f"--exclude {source}: has no bonds; give SMILES, one a line, or an SDF")
         for record in read_records(path):
-            graph = _graph(record)
-            smiles.add(graph) if graph else bad.append(record.where)
+            parts = _graphs(record)
+            smiles.update(parts)
+            if not parts:
+                bad.append(record.where)
     except ReadError as error:
         raise RequestError(f"--exclude {error}") from error
     if not smiles:
@@ -60,7 +69,19 @@ def _of_file(source: str) -> tuple[set[str], list[str]]:
     return smiles, bad
 
 
-def _graph(record: Record) -> str | None:
+def _training_set(name: str) -> Sequence[str]:
+    try:
+        return training_set(name).smiles
+    except ReferenceSetError as error:
+        raise RequestError(f"--exclude {name}: {error}") from error
+
+
+def _graphs(record: Record) -> list[str]:
+    """Of each part; none where RDKit cannot read it."""
     mol, _ = record.read()
-    whole = None if mol is None else chem.sanitised(mol, implied=None)[0]
-    return None if whole is None else chem.smiles(whole, stereo=False)
+    if mol is None:
+        return []
+    for atom in mol.GetAtoms():
+        atom.SetIsotope(0)
+    whole, _ = chem.sanitised(mol, implied=None)
+    return [] if whole is None else chem.smiles(whole, stereo=False).split(".")

@@ -15,8 +15,7 @@ from rdkit import Chem
 from moldiff import chem
 from moldiff.alternatives import need_of, remedies
 from moldiff.errors import RequestError
-from moldiff.given_files import frame_of
-from moldiff.known import Known
+from moldiff.known import Known, frame_of
 from moldiff.model_file import DataInfo
 from moldiff.molecule import Molecules
 from moldiff.samplers import ChurnedEuler, Sampler
@@ -313,7 +312,7 @@ def _molecule(mol: Chem.Mol, kept: list[int], data: DataInfo, option: str) -> Mo
                 known += ", none with a formal charge, as nitro groups and N-oxides have"
             remedy = "neutralise it" if _can_be_neutral(atom) and atom.GetSymbol() in vocabulary else "leave it out"
             text = f"atom {atom.GetIdx() + 1} ({name}), counted from 1: the model knows {known}"
-            need = need_of([mol.GetAtomWithIdx(k) for k in kept], added=int(option == "--fix"))
+            need = need_of((mol.GetAtomWithIdx(k) for k in kept), grows=option == "--fix")
             raise RequestError(f"{option}: {text}{remedies(remedy, **need)}")
     part.CommitBatchEdit()
     for atom in part.GetAtoms():

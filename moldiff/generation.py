@@ -78,7 +78,7 @@ class Generator:
         scores: str | None = None,
         filter: str | None = None,
         relax: str | None = None,
-        exclude: str | Path | Sequence[str | Path] = (),
+        exclude: str | Path | Sequence[str | Path] | None = None,
         rejects: bool = False,
         workers: int = 1,
         batch_size: int | None = None,
@@ -123,7 +123,7 @@ class Generator:
         sizes = heavy_atoms if heavy_atoms is None else as_range(heavy_atoms, "heavy_atoms")
         ranges = {name: as_range(value, f"targets[{name!r}]") for name, value in (targets or {}).items()}
         options["targets"] = tuple(target_of(name, *ends) for name, ends in ranges.items())
-        sources = [exclude] if isinstance(exclude, str | Path) else exclude
+        sources = [exclude] if isinstance(exclude, str | Path) else exclude or ()
         draft = Request(n, seed, heavy_atoms=sizes, formula=formula, exclude=tuple(map(str, sources)), **options)
         wishes = fragments.Wishes(fix, None if attach is None else tuple(map(int, attach)), replace, like, strength)
         request, _ = with_molecules(draft, self.model.data, wishes, overlay_of(shape, pharmacophore))

@@ -10,11 +10,11 @@ from rdkit import Chem
 from moldiff import chem
 from moldiff.datasets.readers import ReadError, read_records
 from moldiff.errors import RequestError
+from moldiff.known import FRAME
 
 SUFFIXES = (".sdf", ".sd", ".mol")
 SMILES_SUFFIXES = (".smi", ".smiles")
 SEED = 0  # of the coordinates that are made for a SMILES
-FRAME = "_Frame"  # property of a molecule whose coordinates were made: the SMILES that they are of
 
 
 def read_given(option: str, path: Path) -> Iterator[Chem.Mol]:
@@ -51,15 +51,10 @@ def is_smiles(path: Path) -> bool:
     return path.suffix.lower() in SMILES_SUFFIXES
 
 
-def frame_of(mol: Chem.Mol) -> str:
-    """Which coordinates lie in one frame: "" for given ones, for those that were made the SMILES that they are of."""
-    return mol.GetProp(FRAME) if mol.HasProp(FRAME) else ""
-
-
 def _remedy(path: Path) -> str:
     with chem.quiet():
-        is_smiles = not path.exists() and Chem.MolFromSmiles(str(path)) is not None
-    if is_smiles:
+        literal = not path.exists() and Chem.MolFromSmiles(str(path)) is not None
+    if literal:
         return "no file; to give a SMILES, write it into one that ends in .smi, and name that"
     return "give an SDF, with 3D coordinates, or a .smi file of one molecule"
 
@@ -74,8 +69,10 @@ def _read_smiles(option: str, path: Path) -> Chem.Mol:
         found = "holds several molecules" if records else "no molecule in it"
         raise RequestError(f"{option} {path}: {found}; give a file with one")
     record = records[0]
+    written = Chem.SmilesParserParams()
+    written.removeHs = False  # so that atoms are counted as they stand there
     with chem.quiet():
-        mol = None if record.reason else Chem.MolFromSmiles(record.text)
+        mol = None if record.reason else Chem.MolFromSmiles(record.text, written)
         if mol is None or not mol.GetNumAtoms():
             reason = record.reason or f"RDKit cannot read {record.text[:60]!r}"
             raise RequestError(f"{option} {path}: {reason}; correct it")
@@ -83,13 +80,15 @@ def _read_smiles(option: str, path: Path) -> Chem.Mol:
             raise RequestError(f"{option} {path}: several parts, and a SMILES does not tell how they lie; give an SDF")
         mol, how = _embedded(Chem.AddHs(mol), f"{option} {path}")
     mol.SetProp(FRAME, record.text)
-    print(f"{option} {path}: coordinates made from the SMILES by {how}", file=sys.stderr)
+    open_ones = sum(found.specified != Chem.StereoSpecified.Specified for found in Chem.FindPotentialStereo(mol))
+    drawn = ", which chose the configuration where the SMILES leaves it open" if open_ones else ""
+    print(f"{option} {path}: coordinates made from the SMILES by {how}{drawn}", file=sys.stderr)
     return mol
 
 
 def _embedded(mol: Chem.Mol, what: str) -> tuple[Chem.Mol, str]:
     """With coordinates, and the methods; a carbon stands in for each dummy, and keeps a place for what is to grow there."""
-    from moldiff.datasets.curation import Unusable, embed
+    from moldiff.datasets.curation import Unusable, embed  # pandas comes with it
 
     whole = Chem.RWMol(mol)
     for atom in whole.GetAtoms():

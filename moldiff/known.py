@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -10,6 +11,16 @@ from torch import Tensor
 
 from moldiff.molecule import Molecules
 from moldiff.schedules import NoiseLevel
+
+if TYPE_CHECKING:
+    from rdkit import Chem
+
+FRAME = "_Frame"  # property of an RDKit molecule whose coordinates were made: the SMILES that they are of
+
+
+def frame_of(mol: "Chem.Mol") -> str:
+    """Which coordinates lie in one frame: "" for given ones, for those that were made the SMILES that they are of."""
+    return mol.GetProp(FRAME) if mol.HasProp(FRAME) else ""
 
 
 @dataclass(frozen=True)

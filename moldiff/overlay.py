@@ -14,9 +14,9 @@ from rdkit.Chem import ChemicalFeatures
 from moldiff import chem
 from moldiff.alternatives import remedies
 from moldiff.errors import RequestError
-from moldiff.given_files import frame_of, read_given, read_one
+from moldiff.given_files import read_given, read_one
 from moldiff.guidance import Guide
-from moldiff.known import Known
+from moldiff.known import Known, frame_of
 from moldiff.model_file import DataInfo
 from moldiff.overlay_guides import Feature, FeatureGuide, Point, ShapeGuide, log_tanimoto
 
@@ -74,8 +74,8 @@ class Overlay:
         frames = {frame_of(mol) for mol in mols} | ({known.frame} if mols and known is not None else set())
         if len(frames) > 1:
             raise RequestError(
-                "--shape, --pharmacophore: coordinates made from a SMILES lie in a frame of their own; give SDFs laid over "
-                "each other, or the same SMILES for all"
+                "--fix, --like, --shape, --pharmacophore: coordinates made from a SMILES lie in a frame of their own; "
+                "give SDFs laid over each other, or the same SMILES for all"
             )
         fixed = known is not None and bool(known.pos.any())
         centre = known.molecule.pos[0][known.pos].mean(0).numpy() if fixed else self.centre

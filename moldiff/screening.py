@@ -63,7 +63,7 @@ class Screen:
     filter: Filter | None = None
     relax: bool = False
 
-    @property
+    @cached_property
     def columns(self) -> dict[str, str]:
         """The scores that records carry, those of the filter included, and their pandas types."""
         found = (_druglike_columns() if self.drug else {}) | (RELAXATION_COLUMNS if self.relax else {})

@@ -30,7 +30,7 @@ def row_of(text: str) -> dict[str, object]:
     evaluations, _, files = text.partition("=")
     reports = [json.loads(Path(file).read_text()) for file in files.split(",")]
     values = {name: [r["metrics"][name]["value"] for r in reports if name in r["metrics"]] for name in KEYS}
-    found = {name: round(statistics.fmean(of), 4) for name, of in values.items() if of}
+    found = {name: round(statistics.fmean(of), 4) for name, of in values.items() if len(of) == len(reports)}
     return {
         "evaluations": int(evaluations),
         "runs": len(reports),
@@ -52,7 +52,7 @@ def main() -> None:
     rows = {row["evaluations"]: row for row in known.get(hashes[arguments.name], [])}
     told: dict[int, dict[str, object]] = {}
     for row in map(row_of, arguments.figures):
-        told[row["evaluations"]] = told.get(row["evaluations"], {}) | row
+        told[row["evaluations"]] = row | told.get(row["evaluations"], {})
     rows |= told
     known[hashes[arguments.name]] = [rows[count] for count in sorted(rows)]
     with write_atomically(FIGURES) as temporary:

@@ -33,7 +33,9 @@ def test_which_model_fits(need, name):
 
 
 def test_what_a_molecule_needs():
-    assert need_of(Chem.MolFromSmiles("C[NH3+]").GetAtoms(), added=1) == {"heavy": (3, 3), "tokens": ["C", "N+"]}
+    assert need_of(Chem.MolFromSmiles("C[NH3+]").GetAtoms(), grows=True) == {
+        "heavy": (2, 2), "tokens": ["C", "N+"], "grows": True,
+    }  # fmt: skip
     assert remedies("stay", property="logp") == "; stay, or take --model leads"
     assert remedies(property="nothing") == ""
 

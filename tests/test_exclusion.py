@@ -6,10 +6,10 @@ import json
 import pytest
 from conftest import embedded
 from rdkit import Chem
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
-from moldiff import chem, cli
-from moldiff.errors import MoldiffError, RequestError
+from moldiff import chem, cli, outputs
+from moldiff.errors import RequestError
 from moldiff.exclusion import read_excluded
 from moldiff.generation import load
 from moldiff.outcomes import Record
@@ -37,6 +37,11 @@ class TestReading:
         found = read_excluded(["qm9"])
         assert "C1CC1" in found.smiles and not any("@" in smiles for smiles in found.smiles)
         assert 0.9 * len(training_set("qm9").distinct) < len(found.smiles) <= len(training_set("qm9").distinct)
+
+    def test_salts_and_isotopes(self, tmp_path):
+        file = tmp_path / "mine.smi"
+        file.write_text("CCO.Cl\n[2H]OC\n[13CH4]\n")
+        assert read_excluded([str(file)]).smiles == {"CCO", "Cl", "CO", "C"}
 
     def test_nothing(self):
         assert read_excluded([]) == (frozenset(), ())
@@ -70,6 +75,9 @@ class TestGenerating:
         left_out = [o.id for o in others if not isinstance(o, Record) and o.reason == "excluded"]
         assert left_out == [record.id for record in free if getattr(record, "smiles", "") == names[0]]
         assert [o.id for o in others] == [o.id for o in free], "the molecules are the same"
+        shared = list(generator.generate(12, steps=6, workers=2, **wishes))
+        assert [(o.id, getattr(o, "reason", "")) for o in shared] == [(o.id, getattr(o, "reason", "")) for o in others]
+        assert len(list(generator.generate(2, steps=6, exclude=None))) == 2
 
     def test_refused_at_once(self, trained):
         with pytest.raises(RequestError, match="--exclude qm8: no such file"):
@@ -77,7 +85,7 @@ class TestGenerating:
 
     def test_moses_needs_its_package(self, monkeypatch):
         monkeypatch.setattr("moldiff.references.MOSES_FILES", {"train": "absent/train.csv.gz"})
-        with pytest.raises(MoldiffError, match="pip install --no-deps"):
+        with pytest.raises(RequestError, match=r"--exclude moses: .*pip install --no-deps"):
             read_excluded(["moses"])
 
     def test_the_funnel_tells(self, trained, tmp_path, monkeypatch):
@@ -104,3 +112,36 @@ class TestGenerating:
         assert summary["request"]["exclude"] == ["known.smi", "qm9"]
         assert CliRunner().invoke(cli.app, [*words, "-o", "known.smi"]).exit_code == 2
         assert (tmp_path / "known.smi").read_text() == "C\nbroken)\n"
+
+    def test_another_list_is_another_run(self, trained, tmp_path, monkeypatch):
+        """A part of a seed, stopped before its end, goes on to the same bytes, but not with another list."""
+        monkeypatch.chdir(tmp_path)
+        known = tmp_path / "known.smi"
+        known.write_text("C\n")
+        words = [
+            "generate",
+            "--model",
+            str(trained),
+            "--steps",
+            "6",
+            "--exclude",
+            "known.smi",
+            "--first",
+            "40",
+            "--max-attempts",
+            "60",
+        ]
+
+        def run(n: int, name: str, *more: str) -> Result:
+            return CliRunner().invoke(cli.app, [*words, "-n", str(n), "-o", name, *more])
+
+        with monkeypatch.context() as patch:
+            patch.setattr(outputs.Output, "finish", lambda self, summary, ended: self.close())
+            assert run(3, "a.sdf").exit_code == 0
+        known.write_text("N\n")
+        assert "the interrupted run had excluded_sha256" in run(8, "a.sdf", "--resume").stderr
+        known.write_text("C\n")
+        assert run(8, "a.sdf", "--resume").exit_code == run(8, "b.sdf").exit_code == 0
+        assert (tmp_path / "a.sdf").read_bytes() == (tmp_path / "b.sdf").read_bytes()
+        first = next(chem.read_sdf(tmp_path / "a.sdf"))
+        assert first.GetIntProp("index") >= 40 and first.GetProp("_Name").endswith(f"{first.GetIntProp('index'):08d}")

@@ -9,7 +9,8 @@ from rdkit import Chem
 
 from moldiff import chem
 from moldiff.errors import RequestError
-from moldiff.given_files import frame_of, read_one
+from moldiff.given_files import read_one
+from moldiff.known import frame_of
 
 
 @pytest.fixture(autouse=True)
@@ -65,3 +66,14 @@ def test_what_gives_no_molecule_is_refused(text, message):
 def test_a_smiles_in_the_place_of_a_file_tells_what_to_do(smiles):
     with pytest.raises(RequestError, match=re.escape(f"--fix {smiles}: no file; to give a SMILES, write it into one")):
         read_one("--fix", Path(smiles))
+
+
+def test_atoms_are_counted_as_they_are_written(tmp_path, capsys):
+    """Hydrogens that a SMILES writes as atoms stay where they stand; a configuration that it leaves open is told of."""
+    file = tmp_path / "a.smi"
+    file.write_text("[H]OC\n")
+    assert [atom.GetSymbol() for atom in read_one("--fix", file).GetAtoms()][:3] == ["H", "O", "C"]
+    assert "leaves it open" not in capsys.readouterr().err
+    file.write_text("CC(F)Cl\n")
+    read_one("--fix", file)
+    assert "which chose the configuration where the SMILES leaves it open" in capsys.readouterr().err

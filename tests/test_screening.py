@@ -218,6 +218,19 @@ class TestWriting:
         for found, record in zip(tags("sdf.sdf"), records, strict=True):
             assert {k: found[k] for k in columns} == {k: str(v) for k, v in record.scores.items()}
 
+    def test_what_a_filter_names_is_in_every_format(self, generate, monkeypatch):
+        """Also where it is not known of a molecule."""
+        monkeypatch.setattr(force_field, "relax", lambda mol: None)
+        for suffix in ("sdf", "csv", "parquet"):
+            options = ("--filter", "C>=0 and alerts<9 and (strain>0 or MW>0)", "-o", f"a.{suffix}")
+            assert generate("-n", 4, *options).exit_code == 0
+        parquet = pd.read_parquet("a.parquet")[["C", "alert_count", "strain", "weight"]]
+        assert parquet["C"].dtype == parquet["alert_count"].dtype == "int64" and parquet["strain"].isna().all()
+        table = pd.read_csv("a.csv")[list(parquet)]
+        pd.testing.assert_frame_equal(table, parquet)
+        assert [float(t["weight"]) for t in tags("a.sdf")] == parquet["weight"].tolist()
+        assert all(t["C"] == str(n) and "strain" not in t for t, n in zip(tags("a.sdf"), parquet["C"], strict=True))
+
     def test_relaxed_conformers_have_a_file_of_their_own(self, generate):
         generate(*self.SCORED, "--seed", 3, "-o", "out.sdf")
         generate("-n", 4, "--seed", 3, "-o", "plain.sdf")

@@ -137,7 +137,7 @@ def test_figures_ship_beside_the_weights(monkeypatch, tmp_path, trained):
     report.write_text(json.dumps({"records": 7, "metrics": {"fcd": {"value": 1.23456}, "other": {"value": 0.0}}}))
     other, moses = tmp_path / "other.json", tmp_path / "moses.json"
     other.write_text(json.dumps({"records": 9, "metrics": {"fcd": {"value": 1.0}}}))
-    moses.write_text(json.dumps({"records": 8, "metrics": {"snn": {"value": 0.5}}}))
+    moses.write_text(json.dumps({"records": 5, "metrics": {"snn": {"value": 0.5}}}))
     monkeypatch.setattr(weights, "FIGURES", told)
     monkeypatch.setattr(weights, "shipped_models", lambda: {"four": trained})
     monkeypatch.setattr(weights, "shipped_helpers", lambda folder: [])

@@ -99,7 +99,7 @@ class Completing:
 
     @contextmanager
     def running(self, force: bool, resume: bool) -> Iterator[None]:
-        """Shows itself on standard error, if that is a terminal; what is made by the end of the block is saved in any case.
+        """Shows itself on standard error; what is made by the end of the block is saved in any case.
 
         When it ends well the output is made, and the summary is told; exits with 3 if anything is missing.
         """

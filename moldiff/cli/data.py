@@ -209,6 +209,6 @@ def _named_as_computed(meta: dict[str, Any]) -> list[str]:
 @contextmanager
 def _preparing() -> Iterator[Any]:
     """A bar on the screen; yields what it is moved on with: (done, total)."""
-    with bar("preparing") as shown:
+    with bar("preparing {task.completed}") as shown:
         task = shown.add_task("", total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)

@@ -246,7 +246,8 @@ def generate(
             given = {**kept, "shape": shape, "pharmacophore": pharmacophore}
             identity |= {k: [*map(str, v)] if isinstance(v, list) else str(v) for k, v in given.items() if v}
         identity |= {"key": generator.key(request)}  # of all that decides a molecule, what files hold included
-        asked = {"exclude": exclude, "scores": scores, "filter": filter, "relax": relax, "diverse": diverse}
+        left_out = {"exclude": exclude, "excluded_sha256": excluded.sha256 if exclude else None}
+        asked = {**left_out, "scores": scores, "filter": filter, "relax": relax, "diverse": diverse}
         identity |= {name: value for name, value in asked.items() if value is not None}
         if output == "-":
             for option in ("relax", "diverse"):

@@ -96,7 +96,7 @@ def survey(records: Iterable[Record], protocols: Sequence[str], compared: bool, 
             profiles.append(collect(likenesses))
             rows, likenesses = [], []
         if done % SIZE == 0:
-            report("record_work", done, None)
+            report("judging", done, None)
     pieces += [_frame(rows, parts)] if rows or not pieces else []
     table = pd.concat(pieces, ignore_index=True)
     profile = sum(profiles, start=collect([])) + collect(likenesses) if "likeness" in parts else None

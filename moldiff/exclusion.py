@@ -1,7 +1,7 @@
 """Molecules that are not wanted again: those of a published training set, or of files of one's own."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from moldiff.datasets.readers import ReadError, kind_of, read_records
 from moldiff.datasets.records import Record
 from moldiff.errors import RequestError
 from moldiff.metrics.validity import without_stereo
-from moldiff.references import NAMES, ReferenceSetError, training_set
+from moldiff.references import NAMES, ReferenceSetError, file_of, training_set
 
 LISTED = 5  # records that are named
 
@@ -30,18 +30,22 @@ class Excluded(NamedTuple):
 
 
 def read_excluded(sources: Iterable[str]) -> Excluded:
-    """Of ``qm9`` or ``moses``, that is of their training sets, and of files that :func:`read_records` reads.
+    """Of ``qm9`` or ``moses``, that is of their training sets, of ``drugs``, and of files that :func:`read_records` reads.
 
     Raises:
-        RequestError: a file cannot be read, or nothing in it; or MOSES' package is not there.
+        RequestError: a file cannot be read, or nothing in it; or the package of a named one is not there.
     """
     found: set[str] = set()
     notes = []
     for source in sources:
-        if source in NAMES and not Path(source).is_file():
-            found.update(map(without_stereo, _training_set(source)))
-            continue
-        smiles, bad = _of_file(source)
+        try:
+            path = file_of(source)
+            if path is None:
+                found.update(map(without_stereo, training_set(source).smiles))
+                continue
+        except ReferenceSetError as error:
+            raise RequestError(f"--exclude {source}: {error}") from error
+        smiles, bad = _of_file(source, path)
         found |= smiles
         if bad:
             more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
@@ -49,9 +53,9 @@ def read_excluded(sources: Iterable[str]) -> Excluded:
     return Excluded(frozenset(found), tuple(notes))
 
 
-def _of_file(source: str) -> tuple[set[str], list[str]]:
+def _of_file(source: str, path: Path) -> tuple[set[str], list[str]]:
     """SMILES, and where there are none."""
-    path, smiles, bad = Path(source), set(), []
+    smiles, bad = set(), []
     if not path.is_file():
         raise RequestError(f"--exclude {source}: no such file; give {', '.join(NAMES)} or a file of molecules")
     try:
@@ -67,13 +71,6 @@ def _of_file(source: str) -> tuple[set[str], list[str]]:
     if not smiles:
         raise RequestError(f"--exclude {source}: RDKit reads no molecule of it; give SMILES, one a line, or an SDF")
     return smiles, bad
-
-
-def _training_set(name: str) -> Sequence[str]:
-    try:
-        return training_set(name).smiles
-    except ReferenceSetError as error:
-        raise RequestError(f"--exclude {name}: {error}") from error
 
 
 def _graphs(record: Record) -> list[str]:

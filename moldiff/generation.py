@@ -94,7 +94,7 @@ class Generator:
         one to derive others from, the further from it the higher ``strength``, between 0 and 1 (see :mod:`moldiff.fragments`);
         ``shape``: a molecule whose volume to fill, ``pharmacophore``: one, or several, whose donors, acceptors and aromatic
         rings to match (see :mod:`moldiff.overlay`); ``scores="drug"`` fills each record's ``scores`` with drug-likeness;
-        ``exclude``: "qm9", "moses" (their training sets) or files, whose molecules are not wanted, in any stereoisomer;
+        ``exclude``: "qm9", "moses" (their training sets), "drugs" or files, whose molecules are not wanted, in any stereoisomer;
         ``filter``: conditions on scores, those of the request included, such as ``"QED>0.6 and similarity>0.3"``;
         ``relax="mmff"`` gives each record a ``relaxed`` conformer beside its ``mol``; ``rejects``: yield the rejected ones
         too. Further options are fields of :class:`Request`: ``sampler``, ``first`` (attempt of the seed), ``unique``,

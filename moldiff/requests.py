@@ -34,7 +34,7 @@ class Request:
     heavy_atoms: tuple[int, int] | None = None  # inclusive range; None: as in the training data
     formula: str | None = None  # such as C7H8O2; None: as in the training data
     unique: bool = False
-    exclude: tuple[str, ...] = ()  # qm9, moses, or files: molecules that are not wanted
+    exclude: tuple[str, ...] = ()  # qm9, moses, drugs, or files: molecules that are not wanted
     first: int = 0  # attempt of the seed
     max_attempts: int | None = None  # default: 10 n + 100
     time_limit: float | None = None  # seconds

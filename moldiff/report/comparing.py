@@ -21,7 +21,7 @@ from moldiff.metrics.fingerprints import nearest, packed
 from moldiff.metrics.moses import diversity_metrics, similarity_metrics
 from moldiff.metrics.profiles import Profile, collect
 from moldiff.metrics.validity import without_stereo
-from moldiff.references import NAMES, Against, Comparison, ReferenceSetError, named
+from moldiff.references import NAMES, Against, Comparison, ReferenceSetError, file_of, named
 from moldiff.report.survey import Report, Survey
 
 SIZE = 500  # SMILES that a process gets at a time
@@ -39,15 +39,15 @@ class Compared:
 
 
 def read_reference(source: Path | str, crew: Crew, with_fcd: bool, flat: bool, report: Report) -> Against:
-    """``qm9``, ``moses`` or a file with bonds; what a file lacks of a comparison is computed here.
+    """``qm9``, ``moses``, ``drugs`` or a file with bonds; what a file lacks of a comparison is computed here.
 
     ``flat``: without stereo for the FCD, as the molecules are that are compared.
 
     Raises :class:`ReferenceSetError` for a file of which half or less can be read as molecules.
     """
-    if str(source) in NAMES and not Path(source).is_file():
+    path = file_of(source)
+    if path is None:
         return named(str(source))
-    path = Path(source)
     if not path.is_file():
         raise ReferenceSetError(f"--reference {source}: no such file; give {', '.join(NAMES)} or a file of molecules")
     if kind_of(path) == "xyz":

@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from moldiff.cli.options import Device
+from moldiff.cli.options import MODEL_HELP, Device
 from moldiff.terminal import one_line_errors
 
 MARGIN = 18  # characters before the facts
 
 
 def info(
-    model: Annotated[str, typer.Argument(help="A shipped model's name or a weights file.")] = "qm9",
+    model: Annotated[str, typer.Argument(help=MODEL_HELP)] = "qm9",
     as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
 ) -> None:
     """Print what a model knows: vocabulary, sizes, properties and units, training data, configuration, figures."""

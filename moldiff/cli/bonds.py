@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from moldiff.cli.completing import Completing, sdf_text
-from moldiff.cli.options import Compile, Device, Force, Resume, Workers
+from moldiff.cli.options import MODEL_HELP, Compile, Device, Force, Resume, Workers
 from moldiff.config import BONDS_ATTEMPTS, BONDS_EVALUATIONS
 from moldiff.files import check_apart, check_is_sdf
 from moldiff.terminal import one_line_errors
@@ -18,7 +18,7 @@ def bonds(
     rejects: Annotated[
         Path | None, typer.Option(help="Write molecules of which no attempt is valid, as first made, to this SDF.")
     ] = None,
-    model: Annotated[str, typer.Option(help="A shipped model's name or a weights file.")] = "qm9-atoms",
+    model: Annotated[str, typer.Option(help=MODEL_HELP)] = "qm9-atoms",
     steps: Annotated[int, typer.Option(help="Network evaluations per attempt.")] = BONDS_EVALUATIONS,
     max_attempts: Annotated[
         int, typer.Option(help="For each molecule, until what is made is valid.", min=1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moldiff.cli.completing import Completing, sdf_text
-from moldiff.cli.options import Compile, Device, Force, Resume, Workers
+from moldiff.cli.options import MODEL_HELP, Compile, Device, Force, Resume, Workers
 from moldiff.files import check_apart, check_is_sdf
 from moldiff.terminal import one_line_errors
 
@@ -18,9 +18,7 @@ def conformers(
     file: Annotated[Path, typer.Argument(help="SMILES (.smi .txt), CSV, TSV, Parquet or SDF; .gz too.")],
     n: Annotated[int, typer.Option("-n", "--number", help="Conformers of each molecule.")] = 10,
     output: Annotated[Path, typer.Option("-o", "--output", help="SDF to write.")] = Path("conformers.sdf"),
-    model: Annotated[
-        str, typer.Option(help="A shipped model's name or a weights file. qm9: nine heavy atoms of C, N, O, F at most.")
-    ] = "qm9",
+    model: Annotated[str, typer.Option(help=f"{MODEL_HELP} qm9: nine heavy atoms of C, N, O, F at most.")] = "qm9",
     column: Annotated[str | None, typer.Option(help="Of a table: the one with SMILES.", show_default="by name")] = None,
     quality: Annotated[
         str | None,

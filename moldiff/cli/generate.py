@@ -12,6 +12,7 @@ from moldiff.cli.options import (
     COMPILE_HELP,
     DEVICE_HELP,
     FORCE_HELP,
+    MODEL_HELP,
     RESUME_HELP,
     WORKERS_HELP,
     positive,
@@ -36,7 +37,7 @@ RUN = "How to run"
 
 def generate(
     n: Annotated[int, typer.Option("-n", "--number", help="Accepted molecules to make.", rich_help_panel=MAKE)] = 10,
-    model: Annotated[str, typer.Option(help="A shipped model's name or a weights file.", rich_help_panel=MAKE)] = "qm9",
+    model: Annotated[str, typer.Option(help=MODEL_HELP, rich_help_panel=MAKE)] = "qm9",
     quality: Annotated[
         str | None,
         typer.Option(
@@ -133,7 +134,7 @@ def generate(
     filter: Annotated[
         str | None,
         typer.Option(
-            help='Conditions on scores: "QED>0.6 and SA<3.5 and alerts==0 and MW<350"; also similarity, shape_tanimoto, '
+            help='Conditions on scores: "QED>0.6 and SA<3.5 and alerts==0 and F==0"; also similarity, shape_tanimoto, '
             "features_matched and predicted_NAME, where asked for. A wrong name lists all.",
             rich_help_panel=ACCEPT,
         ),

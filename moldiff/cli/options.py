@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moldiff.errors import RequestError
+from moldiff.weights import ALIASES
 
 if TYPE_CHECKING:
     from moldiff.generation import Generator
@@ -14,6 +15,7 @@ EXIT_CODES = (
     "130 interrupted (Ctrl-C), 143 terminated."
 )
 
+MODEL_HELP = f"A weights file, or the name of shipped ones: {', '.join(ALIASES)}."
 DEVICE_HELP = "auto, cpu, cuda or mps. Never falls back silently."
 FORCE_HELP = "Overwrite what is there."
 RESUME_HELP = "Continue an interrupted run."

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from moldiff.generation import load
+from moldiff.requests import Request, choose_sampler
 from moldiff.weights import shipped_models
 
 ROOT = Path(__file__).parents[1]
@@ -54,6 +56,14 @@ def test_stored_outputs_are_small_and_sound(path):
     assert path.stat().st_size < MAX_BYTES
     outputs = [o for c in json.loads(path.read_text())["cells"] for o in c.get("outputs", [])]
     assert not [o for o in outputs if o["output_type"] == "error" or o.get("name") == "stderr"]
+
+
+def test_stored_molecules_are_those_of_today():
+    """Their IDs change with all that decides a molecule: weights, sampler, what is told."""
+    text = (ROOT / "notebooks" / "01_first_molecules.ipynb").read_text()
+    assert (
+        load("qm9").id_prefix(Request(20, seed=1, sampler=choose_sampler(load("qm9").model.config, None, None))) in text
+    )
 
 
 @pytest.mark.skipif("qm9" not in shipped_models(), reason="no weights in the package")

@@ -12,7 +12,7 @@ import numpy as np
 from rdkit import Chem
 
 from moldiff.files import write_atomically
-from moldiff.references import NAMES, ReferenceSetError, named
+from moldiff.references import SPLIT, ReferenceSetError, named
 
 
 def draw(smiles: tuple[str, ...], motif: Chem.Mol, count: int, seed: int) -> list[str]:
@@ -29,7 +29,7 @@ def draw(smiles: tuple[str, ...], motif: Chem.Mol, count: int, seed: int) -> lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=NAMES, help="moses needs pip install --no-deps molsets")
+    parser.add_argument("data", choices=SPLIT, help="moses needs pip install --no-deps molsets")
     parser.add_argument("--smarts", required=True, help="the motif")
     parser.add_argument("-n", type=int, default=300, help="molecules [default: 300]")
     parser.add_argument("--seed", type=int, default=0)

@@ -25,7 +25,8 @@ from moldiff.metrics.fingerprints import BYTES
 from moldiff.metrics.profiles import COUNTS, PROPERTIES, Profile
 
 FOLDER = Path(__file__).parent
-NAMES = ("qm9", "moses", "drugs")
+SPLIT = ("qm9", "moses")  # into training and held-out sets
+NAMES = (*SPLIT, "drugs")
 MOSES_FILES = {"train": PUBLISHED["moses"].member, "test": "moses/dataset/data/test.csv.gz",
                "test_scaffolds": "moses/dataset/data/test_scaffolds.csv.gz"}  # fmt: skip
 

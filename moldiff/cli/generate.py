@@ -52,7 +52,7 @@ def generate(
     seed: Annotated[int, typer.Option(help="Molecule k of a seed is always the same.", rich_help_panel=MAKE)] = 0,
     first: Annotated[
         int,
-        typer.Option(help="Attempt k to begin with: the last number of an ID.", min=0, rich_help_panel=MAKE),
+        typer.Option(help="Attempt k to begin with: the last number of an ID.", rich_help_panel=MAKE),
     ] = 0,
     n_atoms: Annotated[
         str | None,

@@ -64,6 +64,9 @@ class TestReading:
 
 
 class TestGenerating:
+    def words(self, trained) -> list[str]:
+        return ["generate", "--model", str(trained), "--steps", "6", "--exclude", "known.smi"]
+
     def test_only_others_are_kept(self, trained, tmp_path):
         generator, file = load(trained, "cpu"), tmp_path / "known.smi"
         free = list(generator.generate(12, steps=6, rejects=True))
@@ -96,19 +99,7 @@ class TestGenerating:
     def test_the_funnel_tells(self, trained, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         (tmp_path / "known.smi").write_text("C\nbroken)\n")
-        words = [
-            "generate",
-            "--model",
-            str(trained),
-            "--steps",
-            "6",
-            "-n",
-            "8",
-            "--exclude",
-            "known.smi",
-            "--exclude",
-            "qm9",
-        ]
+        words = [*self.words(trained), "-n", "8", "--exclude", "qm9"]
         result = CliRunner().invoke(cli.app, [*words, "-o", "new.smi", "--max-attempts", "20"])
         assert result.exit_code == 3 and "known.smi: line 2: not readable, not excluded" in result.stderr
         summary = json.loads((tmp_path / "new.smi.summary.json").read_text())
@@ -123,19 +114,7 @@ class TestGenerating:
         monkeypatch.chdir(tmp_path)
         known = tmp_path / "known.smi"
         known.write_text("C\n")
-        words = [
-            "generate",
-            "--model",
-            str(trained),
-            "--steps",
-            "6",
-            "--exclude",
-            "known.smi",
-            "--first",
-            "40",
-            "--max-attempts",
-            "60",
-        ]
+        words = [*self.words(trained), "--first", "40", "--max-attempts", "60"]
 
         def run(n: int, name: str, *more: str) -> Result:
             return CliRunner().invoke(cli.app, [*words, "-n", str(n), "-o", name, *more])

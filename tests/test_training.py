@@ -288,6 +288,7 @@ dist.init_process_group("gloo")  # one for both trainings: gloo may hang when a 
 for text in sys.argv[3:]:
     training.train(data, Path(sys.argv[2]) / str(len(ends)), Config.from_dict(json.loads(text)))
 Path(sys.argv[2] + os.environ["RANK"]).write_text(json.dumps(ends))
+dist.barrier()  # they end together, see training
 dist.destroy_process_group()
 """
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from moldiff import chem
 from moldiff.conditions import Property, find_property
 from moldiff.errors import RequestError
-from moldiff.model_file import DataInfo, read_file
+from moldiff.model_file import DataInfo, read_header
 from moldiff.weights import ALIASES, shipped_models
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def _shipped() -> dict[str, DataInfo]:
     """What the shipped models know of their data, examples left out, by their short names; only headers are read."""
     paths = {name: path for name, path in shipped_models().items() if name in ALIASES}
-    headers = {name: read_file(path, header_only=True)[1]["data"] for name, path in paths.items()}
+    headers = {name: read_header(path)["data"] for name, path in paths.items()}
     return {name: DataInfo.from_dict({**header, "examples": ()}) for name, header in headers.items()}
 
 

@@ -3,15 +3,12 @@
 import hashlib
 from collections.abc import Iterable
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 from moldiff import chem
-from moldiff.datasets.readers import ReadError, kind_of, read_records
+from moldiff.datasets.readers import ReadError
 from moldiff.datasets.records import Record
 from moldiff.errors import RequestError
-from moldiff.metrics.validity import without_stereo
-from moldiff.references import NAMES, ReferenceSetError, file_of, training_set
 
 LISTED = 5  # records that are named
 
@@ -38,14 +35,7 @@ def read_excluded(sources: Iterable[str]) -> Excluded:
     found: set[str] = set()
     notes = []
     for source in sources:
-        try:
-            path = file_of(source)
-            if path is None:
-                found.update(map(without_stereo, training_set(source).smiles))
-                continue
-        except ReferenceSetError as error:
-            raise RequestError(f"--exclude {source}: {error}") from error
-        smiles, bad = _of_file(source, path)
+        smiles, bad = _read(source)
         found |= smiles
         if bad:
             more = f" and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
@@ -53,19 +43,23 @@ def read_excluded(sources: Iterable[str]) -> Excluded:
     return Excluded(frozenset(found), tuple(notes))
 
 
-def _of_file(source: str, path: Path) -> tuple[set[str], list[str]]:
+def _read(source: str) -> tuple[set[str], list[str]]:
     """SMILES, and where there are none."""
+    from moldiff.metrics.validity import without_stereo  # pandas comes with them, and most runs exclude nothing
+    from moldiff.references import ReferenceSetError, file_of, records_with_bonds, training_set
+
     smiles, bad = set(), []
-    if not path.is_file():
-        raise RequestError(f"--exclude {source}: no such file; give {', '.join(NAMES)} or a file of molecules")
     try:
-        if kind_of(path) == "xyz":
-            raise RequestError(f"--exclude {source}: has no bonds; give SMILES, one a line, or an SDF")
-        for record in read_records(path):
+        path = file_of(source, "--exclude")
+        if path is None:
+            return set(map(without_stereo, training_set(source).smiles)), []
+        for record in records_with_bonds(path, source, "--exclude"):
             parts = _graphs(record)
             smiles.update(parts)
             if not parts:
                 bad.append(record.where)
+    except ReferenceSetError as error:
+        raise RequestError(f"--exclude {source}: {error}") from error
     except ReadError as error:
         raise RequestError(f"--exclude {error}") from error
     if not smiles:

@@ -21,10 +21,11 @@ from moldiff.conditions import asked_values, find_property, target_of
 from moldiff.config import QUALITIES
 from moldiff.denoisers import check_compiler, compile_layers
 from moldiff.errors import RequestError
+from moldiff.exclusion import read_excluded
 from moldiff.graph_counts import GRAPH_COUNTS
 from moldiff.hydrogens import Hydrogens
 from moldiff.model import Model, choose_device
-from moldiff.model_file import HISTORY, read_file
+from moldiff.model_file import HISTORY, read_header
 from moldiff.molecule import Molecules
 from moldiff.one_size import Tick
 from moldiff.outcomes import Record, Reject, Tally
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from rdkit import Chem
 
     from moldiff.conformers import Conformer
-    from moldiff.exclusion import Excluded
     from moldiff.perception import Perceived
 
 PER_WORKER = 128  # molecules asked for that make a further process worth its start
@@ -130,7 +130,7 @@ class Generator:
         request = self.screened(request, scores, filter, relax)
         for text in request.check(self.model):
             warnings.warn(text, stacklevel=2)
-        excluded = excluded_by(request)
+        excluded = read_excluded(request.exclude)
         for text in excluded.notes:
             warnings.warn(text, stacklevel=2)
         outcomes = self.maker(request).outcomes(
@@ -182,7 +182,7 @@ class Generator:
     def pupil(self) -> "Generator | None":
         """Shipped weights that learned from these to do with few evaluations (:mod:`moldiff.distillation`), if there are any."""
         for path in shipped_helpers("fast"):
-            if teacher_of(read_file(path)[1]["info"]) == self.hash:
+            if teacher_of(read_header(path)["info"]) == self.hash:
                 pupil = Model.load(path, self.device)
                 if self.compiled:  # the teacher is
                     compile_layers(pupil.network)
@@ -387,21 +387,8 @@ class Generator:
                     yield index, chem.Chem.Mol(binary), tries
 
 
-FURTHER = (
-    "sampler",
-    "first",
-    "unique",
-    "guidance",
-    "max_attempts",
-    "time_limit",
-)  # fields of Request, taken as they are
-
-
-def excluded_by(request: Request) -> "Excluded":
-    """What is named not to be made."""
-    from moldiff.exclusion import read_excluded  # pandas comes with it
-
-    return read_excluded(request.exclude)
+# fields of Request, taken as they are
+FURTHER = ("sampler", "first", "unique", "guidance", "max_attempts", "time_limit")
 
 
 def load(model: str | Path = "qm9", device: str = "auto", compile: bool = False) -> Generator:

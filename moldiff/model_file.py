@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
@@ -196,8 +197,21 @@ def tensor_hash(tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_file(path: Path, header_only: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors, or none, and header of a file written by :meth:`TrainedNetwork.save`. Raises :class:`ModelFileError`."""
+def read_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file written by :meth:`TrainedNetwork.save`. Raises :class:`ModelFileError`."""
+    with _opened(path) as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, _header(path, file)  # noqa: SIM118 - not a mapping
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """What a file says of itself, as :func:`read_file`, which takes longer."""
+    with _opened(path) as file:
+        return _header(path, file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A file of safetensors."""
     if not path.is_file():
         raise ModelFileError(f"{path}: no such file")
     with open(path, "rb") as file:
@@ -209,10 +223,13 @@ def read_file(path: Path, header_only: bool = False) -> tuple[dict[str, Tensor],
         )
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {} if header_only else {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118 - not a mapping
+            yield file
     except (SafetensorError, OSError) as error:
         raise ModelFileError(f"{path}: not a complete safetensors file ({error}); get it again") from error
+
+
+def _header(path: Path, file: Any) -> dict[str, Any]:
+    metadata = file.metadata() or {}
     if "moldiff" not in metadata:
         raise ModelFileError(f"{path}: safetensors, but not written by moldiff (no moldiff metadata)")
     expected, _, text = metadata["moldiff"].partition(" ")
@@ -223,4 +240,4 @@ def read_file(path: Path, header_only: bool = False) -> tuple[dict[str, Tensor],
         remedy = "update moldiff" if header["format"] > FORMAT else "train again with this version"
         readable = " and ".join(map(str, sorted(READABLE)))
         raise ModelFileError(f"{path}: format {header['format']}, this version reads {readable}; {remedy}")
-    return tensors, header
+    return header

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from moldiff.model import Model
-from moldiff.model_file import ModelFileError, read_file
+from moldiff.model_file import ModelFileError, read_header
 from moldiff.molecule import Molecules, Prediction
 from moldiff.schedules import NoiseLevel
 from moldiff.weights import shipped_models
@@ -43,7 +43,7 @@ def open_model(path: Path, device: torch.device | str = "cpu") -> Model:
         return model
     wanted = teacher_of(model.info)
     for shipped in set(shipped_models().values()):
-        if read_file(shipped)[1]["sha256"] == wanted:
+        if read_header(shipped)["sha256"] == wanted:
             return Relay(model, Model.load(shipped, device))
     raise ModelFileError(f"{path}: goes with weights {wanted[:16]}, which do not ship with this version; distil again")
 

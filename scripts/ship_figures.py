@@ -15,7 +15,7 @@ import statistics
 from pathlib import Path
 
 from moldiff.files import write_atomically
-from moldiff.model_file import read_file
+from moldiff.model_file import read_header
 from moldiff.weights import FIGURES, shipped_helpers, shipped_models
 
 KEYS = (
@@ -47,7 +47,7 @@ def main() -> None:
     there = {path.stem: path for path in [*shipped_models().values(), *shipped_helpers("fast")]}
     if arguments.name not in there:
         raise SystemExit(f"{arguments.name}: there are {', '.join(there)}")
-    hashes = {name: read_file(path)[1]["sha256"] for name, path in there.items()}
+    hashes = {name: read_header(path)["sha256"] for name, path in there.items()}
     known = {key: rows for key, rows in json.loads(FIGURES.read_text()).items() if key in hashes.values()}
     rows = {row["evaluations"]: row for row in known.get(hashes[arguments.name], [])}
     told: dict[int, dict[str, object]] = {}

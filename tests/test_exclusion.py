@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import subprocess
+import sys
 
 import pytest
 from conftest import embedded
@@ -45,6 +47,11 @@ class TestReading:
 
     def test_nothing(self):
         assert read_excluded([]) == (frozenset(), ())
+        code = (
+            "import sys; from moldiff.exclusion import read_excluded; read_excluded([]); print('pandas' in sys.modules)"
+        )
+        loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert loaded.stdout == "False\n", "most runs exclude nothing, and should not wait for it"
 
     @pytest.mark.parametrize(
         ("name", "text", "message"),

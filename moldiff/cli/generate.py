@@ -199,8 +199,9 @@ def generate(
     """
     with one_line_errors():
         from moldiff.conditions import read_target
+        from moldiff.exclusion import read_excluded
         from moldiff.fragment_files import draw_plan, read_wishes
-        from moldiff.generation import excluded_by, load
+        from moldiff.generation import load
         from moldiff.journal import summary_of_complete
         from moldiff.outputs import Output, StandardOutput
         from moldiff.overlay import read_overlay
@@ -229,7 +230,7 @@ def generate(
             draw_plan(planned, picture)
         for text in planned.notes:
             typer.echo(text, err=True)
-        excluded = excluded_by(request)
+        excluded = read_excluded(request.exclude)
         for text in (*request.check(generator.model), *excluded.notes):
             typer.echo(f"warning: {text}", err=True)
         generator = generator.maker(request)

@@ -113,10 +113,9 @@ def _settings(named: str | None, file: Path | None, run: Path | None, weights: P
         return read_config(run / CONFIG)
     if weights:
         from moldiff.finetuning import settings_for
-        from moldiff.model_file import read_file
+        from moldiff.model_file import read_header
 
-        _, header = read_file(weights)
-        return settings_for(Config.from_dict(header["config"], weights))
+        return settings_for(Config.from_dict(read_header(weights)["config"], weights))
     return preset(DEFAULT)
 
 

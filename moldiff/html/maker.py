@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from moldiff.model_file import DataInfo, read_file
+from moldiff.model_file import DataInfo, read_header
 from moldiff.weights import shipped_helpers, shipped_models
 
 
@@ -58,5 +58,5 @@ def _data(name: str, sha256: str) -> DataInfo | None:
     path = (shipped_models() | {path.stem: path for path in shipped_helpers("fast")}).get(name)
     if path is None:
         return None
-    _, header = read_file(path)
+    header = read_header(path)
     return DataInfo.from_dict(header["data"]) if header["sha256"] == sha256 else None

